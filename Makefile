@@ -1,0 +1,49 @@
+# make demo   the main job on real input: Kafka, Airflow, DuckDB (DEMO_EXIT=1: no waiting at the end)
+# make test   lint, types and the whole test suite
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+UV_VERSION := $(shell sed -n 's/^uv==//p' constraints.txt)
+
+.PHONY: setup demo test lint format types unit test-kafka test-airflow bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "uv==$(UV_VERSION)"
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[kafka,dev]"
+	@touch $@
+
+demo: setup
+	$(BIN)/python -m demo
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: setup
+	$(BIN)/mypy
+
+unit: setup
+	$(BIN)/python -m pytest tests/unit tests/property tests/contract tests/security tests/typing
+
+test-kafka: setup
+	$(BIN)/python -m pytest tests/kafka
+
+test-airflow: setup
+	$(BIN)/python -m pytest tests/airflow
+
+test: lint types
+	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf .work .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The command line: `eventlog ...`, and `airflow eventlog ...` which passes through to it."""

@@ -1,0 +1,141 @@
+"""Commands that only read ledger and staging: status, batches, accounting."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from airflow_provider_eventlog.cli import render
+from airflow_provider_eventlog.cli.common import UsageError, add_stores, stores
+
+
+def register(commands: Any) -> None:
+    """Add status, batches and accounting."""
+    status = commands.add_parser("status", help="streams, their chains and holes, and the pipelines over them")
+    batches = commands.add_parser("batches", help="the batches of a pipeline and how far each is")
+    accounting = commands.add_parser("accounting", help="where every offset of each batch went")
+    for command, call, show in (
+        (status, _status, _show_status),
+        (batches, _batches, _show_batches),
+        (accounting, _accounting, _show_accounting),
+    ):
+        add_stores(command)
+        command.set_defaults(call=call, show=show)
+    for command in (batches, accounting):
+        command.add_argument("--pipeline", required=True, metavar="NAME", help="registered name of the pipeline")
+        command.add_argument("--batch", metavar="ID", help="only this batch")
+
+
+def _ledger(args: argparse.Namespace) -> Any:
+    from airflow_provider_eventlog.core.engine import open_ledger_at
+
+    where = stores(args)
+    return open_ledger_at(where["home"], where["ledger_url"], keep=False)
+
+
+def _status(args: argparse.Namespace) -> dict[str, Any]:
+    from airflow_provider_eventlog.core import reporting
+
+    ledger = _ledger(args)
+    try:
+        return reporting.status(ledger)
+    finally:
+        ledger.close()
+
+
+def _chosen(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from airflow_provider_eventlog.core import reporting
+
+    ledger = _ledger(args)
+    try:
+        names = [p[0] for p in ledger.pipelines()]
+        if args.pipeline not in names:
+            raise UsageError(f"No pipeline {args.pipeline!r} is registered; known are {', '.join(names) or 'none'}.")
+        found = reporting.batches(ledger, args.pipeline)
+    finally:
+        ledger.close()
+    if args.batch is not None:
+        found = [b for b in found if b["batch_id"] == args.batch]
+        if not found:
+            raise UsageError(f"Pipeline {args.pipeline!r} has no batch {args.batch!r}.")
+    return found
+
+
+def _batches(args: argparse.Namespace) -> dict[str, Any]:
+    return {"pipeline": args.pipeline, "batches": _chosen(args)}
+
+
+def _accounting(args: argparse.Namespace) -> dict[str, Any]:
+    from airflow_provider_eventlog.core import reporting
+
+    found = _chosen(args)
+    return {"pipeline": args.pipeline, "batches": found, "total": reporting.totals(found)}
+
+
+def _show_status(document: dict[str, Any]) -> None:
+    render.table(
+        ["stream", "epoch", "topic", "batches", "offsets planned", "landed to", "holes"],
+        [
+            [s["stream"], s["epoch"], s["topic"], s["batches"], s["offsets"], s["newest_cut"], len(s["holes"])]
+            for s in document["streams"]
+        ],
+        title="streams",
+    )
+    for stream in document["streams"]:
+        for hole in stream["holes"]:
+            print(f"hole in {stream['stream']}: {hole['from']} to {hole['to']}, {hole['offsets']:,} offsets unplanned")
+    render.table(
+        ["pipeline", "stream", "recipe", *_STATES],
+        [
+            [p["pipeline"], p["stream"], p["recipe"][:12], *(p["batches"][s] for s in _STATES)]
+            for p in document["pipelines"]
+        ],
+        title="pipelines",
+    )
+
+
+_STATES = ("planned", "held", "validated", "loaded", "not taken")
+
+
+def _show_batches(document: dict[str, Any]) -> None:
+    render.table(
+        ["batch", "kind", "from", "to", "offsets", "ranges", "gen", "state"],
+        [
+            [
+                b["batch_id"],
+                b["kind"],
+                b["from"],
+                b["to"],
+                b["offsets"],
+                ",".join(b["ranges"][:6]),
+                b["generation"],
+                b["state"],
+            ]
+            for b in document["batches"]
+        ],
+    )
+
+
+_FIGURES = (
+    ("landing", "length"),
+    ("landing", "landed"),
+    ("landing", "invisible"),
+    ("landing", "lost"),
+    ("transform", "tombstones"),
+    ("transform", "typed"),
+    ("transform", "filtered"),
+    ("transform", "exploded"),
+    ("transform", "passed"),
+)
+
+
+def _show_accounting(document: dict[str, Any]) -> None:
+    def row(name: str, state: str, figures: Any) -> list[Any]:
+        return [name, state, *((figures or {}).get(stage, {}).get(figure) for stage, figure in _FIGURES)]
+
+    rows = [row(b["batch_id"], b["state"], b["accounting"]) for b in document["batches"]]
+    rows.append(row("total", "", document["total"]))
+    render.table(
+        ["batch", "state", "offsets", *(figure for _, figure in _FIGURES[1:])], rows, title=document["pipeline"]
+    )
+    print("offsets = landed + invisible + lost;  landed = typed + tombstones;  passed = typed - filtered + exploded")

@@ -1,0 +1,1 @@
+"""The engine: planning, reading, staging, accounting and loading, without Airflow."""

@@ -1,0 +1,132 @@
+"""The engine: the four protocols opened for one stream, and what a stage needs beside them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_eventlog.core.errors import DeclarationError, ReadCancelledError
+from airflow_provider_eventlog.core.home import below
+from airflow_provider_eventlog.core.protocols import Ledger, LogSource, Staging, Target
+from airflow_provider_eventlog.declare.outputs import Rows
+from airflow_provider_eventlog.declare.stream import Stream
+
+if TYPE_CHECKING:
+    from airflow_provider_eventlog.core.ledger import SqlLedger
+
+STAGING = "eventlog/staging"
+LEDGER = "eventlog/ledger.sqlite"
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970 UTC."""
+    return time.time_ns() // 1_000_000
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+@dataclass
+class Engine:
+    """Opened protocols; a context manager that closes them.
+
+    clock     milliseconds since 1970 UTC; read by plan only
+    cancel    set from outside to stop a stage at its next step; nothing half done is published
+    progress  called with (what, done, total), in offsets or rows, at least once a slice
+    """
+
+    ledger: Ledger
+    staging: Staging
+    open_source: Callable[[Stream], LogSource]
+    open_target: Callable[[Rows], Target]
+    clock: Callable[[], int] = now_ms
+    cancel: threading.Event = field(default_factory=threading.Event)
+    progress: Callable[[str, int, int], None] = no_progress
+    _sources: dict[str, LogSource] = field(default_factory=dict)
+
+    def source(self, stream: Stream) -> LogSource:
+        """The stream's source, opened once."""
+        if stream.topic not in self._sources:
+            self._sources[stream.topic] = self.open_source(stream)
+        return self._sources[stream.topic]
+
+    def check_cancelled(self) -> None:
+        """Raise ReadCancelledError once `cancel` is set."""
+        if self.cancel.is_set():
+            raise ReadCancelledError(
+                "The task was told to stop; what it had not published is dropped, a retry goes on."
+            )
+
+    def close(self) -> None:
+        """Release everything; safe to call twice."""
+        for source in self._sources.values():
+            source.close()
+        self._sources.clear()
+        self.ledger.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def open_engine(
+    stream: Stream,
+    *,
+    client: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
+    home: Path,
+    staging_root: str | None = None,
+    ledger_url: str | None = None,
+    progress: Callable[[str, int, int], None] = no_progress,
+    cancel: threading.Event | None = None,
+    keep: bool = True,
+) -> Engine:
+    """Open the ledger and staging of `stream`, and check that they belong together.
+
+    client        Kafka client settings, or a function that finds them: called only when Kafka is needed
+    home          base of relative paths and of the defaults
+    staging_root  `[eventlog] staging_root`; the stream's own `staging` goes before it
+    ledger_url    a path or sqlite URL; default below `home`
+    keep          False opens for a preview: a ledger that does not exist yet stays so
+
+    Raises LedgerUnavailableError, LedgerVersionError, LedgerHostError, StagingNotSharedError,
+    StagingUnavailableError.
+    """
+    from airflow_provider_eventlog.core.staging.local import LocalStaging
+
+    root = stream.staging or staging_root or str(home / STAGING)
+    if "://" in root and not root.startswith("file://"):
+        raise DeclarationError(
+            f"The staging root {root!r} is not a local path; this release stages on file systems only."
+        )
+    stop = cancel or threading.Event()
+    staging = LocalStaging(below(home, root))
+    ledger = open_ledger_at(home, ledger_url, keep=keep)
+    if keep:
+        ledger.check_staging(str(staging.root), staging.root_id())
+
+    def open_source(wanted: Stream) -> LogSource:
+        from airflow_provider_eventlog.core.kafka.source import KafkaSource
+
+        return KafkaSource(wanted.topic, client() if callable(client) else client, cancel=stop)
+
+    def open_target(output: Rows) -> Target:
+        from airflow_provider_eventlog.core.targets.duckdb import DuckDBTarget
+
+        return DuckDBTarget(output.target, home)
+
+    return Engine(ledger, staging, open_source, open_target, cancel=stop, progress=progress)
+
+
+def open_ledger_at(home: Path, ledger_url: str | None, *, keep: bool = True) -> SqlLedger:
+    """The ledger that `open_engine` opens; with keep=False one that does not exist yet stays so, and is empty."""
+    from airflow_provider_eventlog.core.ledger import open_ledger
+
+    where = ledger_url or LEDGER
+    return open_ledger(where if "://" in where else below(home, where), create=keep)

@@ -1,0 +1,147 @@
+"""Reading the chain: epochs, cuts, batches and coverage of a stream, over an open connection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Select, case, func, select
+
+from airflow_provider_eventlog.core.ledger import rows
+from airflow_provider_eventlog.core.ledger.schema import batch, cut, cut_offset, epoch, slices
+from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange
+from airflow_provider_eventlog.core.protocols import BatchState, EpochRecord
+
+_from = cut.alias("from_cut")
+_to = cut.alias("to_cut")
+
+
+def epochs(connection: Connection, stream: str) -> tuple[EpochRecord, ...]:
+    """Epochs of a stream in order."""
+    found = connection.execute(select(epoch).where(epoch.c.stream == stream).order_by(epoch.c.epoch))
+    return tuple(rows.epoch_of(row) for row in found.mappings())
+
+
+def cuts(connection: Connection, stream: str, number: int) -> tuple[Cut, ...]:
+    """Cuts of an epoch by instant."""
+    query = (
+        select(cut.c.instant, cut.c.kind, cut_offset.c.partition, cut_offset.c.offset, cut_offset.c.found_by)
+        .outerjoin_from(cut, cut_offset, cut_offset.c.cut_id == cut.c.cut_id)
+        .where(cut.c.stream == stream, cut.c.epoch == number)
+        .order_by(cut.c.instant, cut_offset.c.partition)
+    )
+    return _cuts(connection, query)
+
+
+def neighbours(connection: Connection, stream: str, number: int, instant: int) -> tuple[Cut | None, Cut | None]:
+    """The nearest cuts at or before `instant`, and after it."""
+    here = (cut.c.stream == stream, cut.c.epoch == number)
+    before = select(func.max(cut.c.instant)).where(*here, cut.c.instant <= instant).scalar_subquery()
+    after = select(func.min(cut.c.instant)).where(*here, cut.c.instant > instant).scalar_subquery()
+    found = []
+    for nearest in (before, after):
+        query = (
+            select(cut.c.instant, cut.c.kind, cut_offset.c.partition, cut_offset.c.offset, cut_offset.c.found_by)
+            .outerjoin_from(cut, cut_offset, cut_offset.c.cut_id == cut.c.cut_id)
+            .where(*here, cut.c.instant == nearest)
+            .order_by(cut_offset.c.partition)
+        )
+        found.append(next(iter(_cuts(connection, query)), None))
+    return found[0], found[1]
+
+
+def _cuts(connection: Connection, query: Select[int, str, int, int, str]) -> tuple[Cut, ...]:
+    made: list[Cut] = []
+    for instant, kind, partition, offset, found_by in connection.execute(query):
+        if not made or made[-1].instant != instant:
+            offsets: dict[int, int] = {}
+            found: dict[int, str] = {}
+            made.append(Cut(instant, kind, offsets, found))
+        # An outer join gives a cut without offsets one row of nulls.
+        if partition is not None:
+            offsets[partition] = offset
+            found[partition] = found_by
+    return tuple(made)
+
+
+def cut_id(connection: Connection, stream: str, number: int, instant: int) -> int | None:
+    """The id of the cut at exactly `instant`."""
+    query = select(cut.c.cut_id).where(cut.c.stream == stream, cut.c.epoch == number, cut.c.instant == instant)
+    return connection.execute(query).scalar()
+
+
+def batches(connection: Connection, stream: str, number: int | None = None) -> tuple[tuple[BatchPlan, BatchState], ...]:
+    """Batches of a stream: chain batches in chain order, then off-chain ones by id."""
+    query = _batches().where(batch.c.stream == stream)
+    if number is not None:
+        query = query.where(batch.c.epoch == number)
+    off_chain = case((batch.c.from_cut.is_(None), 1), else_=0)
+    query = query.order_by(off_chain, batch.c.epoch, _from.c.instant, batch.c.batch_id)
+    return tuple((rows.batch_of(row), BatchState(row["state"])) for row in connection.execute(query).mappings())
+
+
+def batches_by_id(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[BatchPlan, BatchState]]:
+    """Those of the batches that exist."""
+    found = connection.execute(_batches().where(batch.c.batch_id.in_(ids))).mappings()
+    return {row["batch_id"]: (rows.batch_of(row), BatchState(row["state"])) for row in found}
+
+
+def _batches() -> Select[*tuple[Any, ...]]:
+    return (
+        select(
+            *batch.c["batch_id", "stream", "epoch", "kind", "plan", "state"],
+            _from.c.instant.label("from_instant"),
+            _to.c.instant.label("to_instant"),
+        )
+        .outerjoin_from(batch, _from, _from.c.cut_id == batch.c.from_cut)
+        .outerjoin(_to, _to.c.cut_id == batch.c.to_cut)
+    )
+
+
+def coverage(
+    connection: Connection, stream: str, number: int, partitions: Sequence[int] | None = None
+) -> tuple[OffsetRange, ...]:
+    """Planned ranges of an epoch, sorted, merged where they touch.
+
+    Slices never overlap, so a run of touching ones begins where the slice before ends elsewhere; the database
+    merges them, since a long chain has far more slices than runs.
+    """
+    piece, first = slices.c.partition, slices.c.start
+    touches = func.lag(slices.c.end).over(partition_by=piece, order_by=first) == first
+    marked = select(piece, first, slices.c.end, case((touches, 0), else_=1).label("begins")).where(
+        slices.c.stream == stream, slices.c.epoch == number
+    )
+    if partitions is not None:
+        marked = marked.where(piece.in_(list(partitions)))
+    one = marked.subquery("marked")
+    run = func.sum(one.c.begins).over(partition_by=one.c.partition, order_by=one.c.start).label("run")
+    two = select(one.c.partition, one.c.start, one.c.end, run).subquery("numbered")
+    least = func.min(two.c.start)
+    merged = select(two.c.partition, least, func.max(two.c.end)).group_by(two.c.partition, two.c.run)
+    return rows.ranges_of(connection.execute(merged.order_by(two.c.partition, least)))
+
+
+def last_before(connection: Connection, stream: str, number: int, wanted: OffsetRange) -> OffsetRange | None:
+    """The last planned slice that starts before the end of `wanted`: if any slice overlaps it, this one does."""
+    query = (
+        select(slices.c.partition, slices.c.start, slices.c.end)
+        .where(
+            slices.c.stream == stream,
+            slices.c.epoch == number,
+            slices.c.partition == wanted.partition,
+            slices.c.start < wanted.end,
+        )
+        .order_by(slices.c.start.desc())
+        .limit(1)
+    )
+    row = connection.execute(query).first()
+    return None if row is None else OffsetRange(*row)
+
+
+def landed_bytes(connection: Connection, stream: str, number: int) -> float | None:
+    """Mean payload bytes per offset of the landed slices; None before the first."""
+    query = select(func.sum(slices.c.payload_bytes), func.sum(slices.c.end - slices.c.start)).where(
+        slices.c.stream == stream, slices.c.epoch == number, slices.c.digest.is_not(None)
+    )
+    total, offsets = connection.execute(query).one()
+    return None if not offsets else float(total) / float(offsets)

@@ -1,0 +1,268 @@
+"""The planning transaction: one at a time per stream, all of it or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Self
+
+from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from airflow_provider_eventlog.core.errors import AccountingError, ContentMismatchError
+from airflow_provider_eventlog.core.ledger import bindings, chain, schema
+from airflow_provider_eventlog.core.ledger.rows import plan_text
+from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, TopicIdentity, subtract
+from airflow_provider_eventlog.core.protocols import BatchState, EpochRecord, GenerationState, RunBinding
+
+
+class SqlPlanning:
+    """`core.protocols.PlanningTransaction` over an engine whose transactions begin as writers.
+
+    Good for one `with` block. Raises LedgerUnavailableError where the lock, the commit or a statement fails;
+    nothing of the transaction is kept then.
+    """
+
+    def __init__(self, engine: Engine, stream: str, declaration: str) -> None:
+        self._engine, self._stream, self._declaration = engine, stream, declaration
+        self._open: Connection | None = None
+
+    @property
+    def _connection(self) -> Connection:
+        if self._open is None:
+            raise RuntimeError("A planning transaction is used inside its `with` block only.")
+        return self._open
+
+    def __enter__(self) -> Self:
+        connection = self._engine.connect()
+        try:
+            connection.begin()
+            self._lock(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._open = connection
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        connection, self._open = self._connection, None
+        # Closing rolls back what was not committed.
+        try:
+            if exc[0] is None:
+                connection.commit()
+        finally:
+            connection.close()
+
+    def _lock(self, connection: Connection) -> None:
+        values = {"revision": schema.stream.c.revision + 1, "declaration": self._declaration}
+        locked = connection.execute(update(schema.stream).where(schema.stream.c.name == self._stream).values(values))
+        if locked.rowcount == 0:
+            connection.execute(
+                insert(schema.stream).values(name=self._stream, declaration=self._declaration, revision=1)
+            )
+
+    def bound(self, run_key: str, pipeline: str) -> RunBinding | None:
+        """An earlier plan of the run."""
+        return bindings.find(self._connection, run_key, pipeline)
+
+    def epochs(self) -> tuple[EpochRecord, ...]:
+        """Epochs of the stream in order."""
+        return chain.epochs(self._connection, self._stream)
+
+    def add_epoch(self, identity: TopicIdentity, reason: str) -> EpochRecord:
+        """Open the next epoch; an identity has one, so the epoch of one that is known is returned.
+
+        A weak identity may come back as another topic: it is known only as the newest epoch, for the same reason.
+        """
+        known = self.epochs()
+        for record in reversed(known):
+            if record.identity == identity and not (
+                identity.weak and (record is not known[-1] or record.reason != reason)
+            ):
+                return record
+        made = EpochRecord(self._stream, len(known) + 1, identity, reason)
+        connection = self._connection
+        connection.execute(
+            insert(schema.epoch).values(
+                stream=self._stream,
+                epoch=made.epoch,
+                cluster_id=identity.cluster_id,
+                topic=identity.topic,
+                topic_id=identity.topic_id,
+                reason=reason,
+            )
+        )
+        return made
+
+    def cuts(self, epoch: int) -> tuple[Cut, ...]:
+        """Cuts by instant."""
+        return chain.cuts(self._connection, self._stream, epoch)
+
+    def add_cut(self, epoch: int, cut: Cut) -> None:
+        """Add a cut; the same cut again is nothing new.
+
+        Raises ContentMismatchError where another cut has its instant, and AccountingError where its offsets run
+        backwards over the instants.
+        """
+        before, after = chain.neighbours(self._connection, self._stream, epoch, cut.instant)
+        where = f"stream {self._stream!r}, epoch {epoch}, instant {cut.instant}"
+        if before is not None and before.instant == cut.instant:
+            if before.offsets != cut.offsets:
+                raise ContentMismatchError(f"A cut with other offsets stands already ({where}); a cut is made once.")
+            return
+        for low, high in pairwise(c for c in (before, cut, after) if c is not None):
+            for partition, offset in low.offsets.items():
+                if high.offsets.get(partition, offset) < offset:
+                    raise AccountingError(
+                        f"Cuts run backwards in partition {partition}: offset {offset} at instant {low.instant}, "
+                        f"{high.offsets[partition]} at {high.instant} ({where})."
+                    )
+        made = self._connection.execute(
+            insert(schema.cut).values(stream=self._stream, epoch=epoch, kind=cut.kind, instant=cut.instant)
+        )
+        assert made.inserted_primary_key is not None
+        (cut_id,) = made.inserted_primary_key
+        if cut.offsets:
+            self._connection.execute(
+                insert(schema.cut_offset),
+                [
+                    {"cut_id": cut_id, "partition": p, "offset": offset, "found_by": cut.found_by[p]}
+                    for p, offset in sorted(cut.offsets.items())
+                ],
+            )
+
+    def batches(self, epoch: int) -> tuple[BatchPlan, ...]:
+        """Chain batches in chain order, then off-chain ones."""
+        return tuple(plan for plan, _ in chain.batches(self._connection, self._stream, epoch))
+
+    def coverage(self, epoch: int, partitions: Sequence[int] | None = None) -> tuple[OffsetRange, ...]:
+        """Planned ranges, sorted, merged where they touch."""
+        return chain.coverage(self._connection, self._stream, epoch, partitions)
+
+    def add_batch(self, plan: BatchPlan) -> None:
+        """Add a batch with its slices; the same batch again is nothing new.
+
+        Raises AccountingError (its ranges overlap coverage, its slices do not tile its ranges, its cuts do not
+        stand or bound another batch) and ContentMismatchError (its id stands for another plan).
+        """
+        known = chain.batches_by_id(self._connection, [plan.batch_id]).get(plan.batch_id)
+        if known is not None:
+            if known[0] != plan:
+                raise ContentMismatchError(f"Batch {plan.batch_id} stands already with another plan; a plan is frozen.")
+            return
+        _tiled(plan)
+        if plan.stream != self._stream:
+            raise AccountingError(f"Batch {plan.batch_id} is of stream {plan.stream!r}, not of {self._stream!r}.")
+        for wanted in plan.ranges:
+            last = chain.last_before(self._connection, self._stream, plan.epoch, wanted)
+            if last is not None and last.end > wanted.start and len(wanted):
+                raise AccountingError(
+                    f"Batch {plan.batch_id} of stream {self._stream!r} takes {wanted.people}, but {last.people} "
+                    f"({last}) is planned already: no offset counts twice."
+                )
+        try:
+            self._insert(plan)
+        except IntegrityError as error:
+            raise AccountingError(
+                f"Batch {plan.batch_id} of stream {self._stream!r} begins or ends at a cut where another batch does, "
+                f"or its epoch {plan.epoch} is not opened."
+            ) from error
+
+    def _insert(self, plan: BatchPlan) -> None:
+        self._connection.execute(
+            insert(schema.batch).values(
+                batch_id=plan.batch_id,
+                stream=plan.stream,
+                epoch=plan.epoch,
+                kind=plan.kind,
+                from_cut=self._cut_id(plan, plan.from_instant),
+                to_cut=self._cut_id(plan, plan.to_instant),
+                plan=plan_text(plan),
+                state=BatchState.PLANNED.value,
+            )
+        )
+        key = {"stream": plan.stream, "epoch": plan.epoch, "batch_id": plan.batch_id}
+        if plan.slices:
+            self._connection.execute(
+                insert(schema.slices),
+                [{**key, "partition": r.partition, "start": r.start, "end": r.end} for r in plan.slices],
+            )
+
+    def _cut_id(self, plan: BatchPlan, instant: int | None) -> int | None:
+        if instant is None:
+            return None
+        found = chain.cut_id(self._connection, plan.stream, plan.epoch, instant)
+        if found is None:
+            raise AccountingError(
+                f"Batch {plan.batch_id} of stream {plan.stream!r}: no cut stands at instant {instant}."
+            )
+        return found
+
+    def taken(self, pipeline: str, epoch: int) -> frozenset[str]:
+        """Ids of the batches for which the pipeline has a generation."""
+        query = (
+            select(schema.generation.c.batch_id)
+            .distinct()
+            .join_from(schema.generation, schema.batch, schema.batch.c.batch_id == schema.generation.c.batch_id)
+            .where(
+                schema.generation.c.pipeline == pipeline,
+                schema.batch.c.stream == self._stream,
+                schema.batch.c.epoch == epoch,
+            )
+        )
+        return frozenset(self._connection.execute(query).scalars())
+
+    def allocate(self, pipeline: str, batch_id: str, recipe: str, inputs: str) -> int:
+        """The generation with this input digest, else the next number; AccountingError for an unknown batch."""
+        c = schema.generation.c
+        of_batch = (c.pipeline == pipeline, c.batch_id == batch_id)
+        existing: int | None = self._connection.execute(select(c.gen).where(*of_batch, c.inputs == inputs)).scalar()
+        if existing is not None:
+            return existing
+        gen: int = self._connection.execute(select(func.coalesce(func.max(c.gen), 0) + 1).where(*of_batch)).scalar_one()
+        try:
+            self._connection.execute(
+                insert(schema.generation).values(
+                    pipeline=pipeline,
+                    batch_id=batch_id,
+                    gen=gen,
+                    recipe=recipe,
+                    inputs=inputs,
+                    state=GenerationState.PLANNED.value,
+                )
+            )
+        except IntegrityError as error:
+            raise AccountingError(f"No generation of batch {batch_id}: there is no such batch.") from error
+        return gen
+
+    def mean_bytes(self, epoch: int) -> float | None:
+        """Mean payload bytes per offset of the landed slices; None before the first landing."""
+        return chain.landed_bytes(self._connection, self._stream, epoch)
+
+    def bind(self, binding: RunBinding) -> None:
+        """Bind the run, or replace generations, groups, request and notes of its earlier binding.
+
+        Raises AccountingError where the earlier binding has other batches.
+        """
+        found = chain.batches_by_id(self._connection, [batch_id for batch_id, _, _ in binding.batches])
+        numbers = sorted({plan.epoch for plan, _ in found.values()})
+        epochs = self.epochs()
+        if len(numbers) > 1 or not epochs or any(plan.stream != self._stream for plan, _ in found.values()):
+            raise AccountingError(
+                f"Run {binding.run_key!r} of pipeline {binding.pipeline!r} cannot be bound: its batches must be "
+                f"of one epoch of stream {self._stream!r}."
+            )
+        bindings.keep(self._connection, self._stream, numbers[0] if numbers else epochs[-1].epoch, binding)
+
+
+def _tiled(plan: BatchPlan) -> None:
+    """Raise AccountingError unless the slices cover the ranges exactly and nothing twice."""
+    for name, ranges in (("ranges", plan.ranges), ("slices", plan.slices)):
+        for left, right in pairwise(sorted(ranges)):
+            if left.partition == right.partition and right.start < left.end:
+                raise AccountingError(f"Batch {plan.batch_id}: its {name} {left} and {right} overlap.")
+    rest = (*subtract(plan.ranges, plan.slices), *subtract(plan.slices, plan.ranges))
+    empty = [r for r in plan.slices if not len(r)]
+    if rest or empty:
+        differing = ", ".join(map(str, (*rest, *empty)[:5]))
+        raise AccountingError(f"Batch {plan.batch_id}: its slices do not tile its ranges; they differ at {differing}.")

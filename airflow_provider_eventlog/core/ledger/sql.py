@@ -1,0 +1,209 @@
+"""The ledger in SQL: one method a decision, one transaction a method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Engine, insert, select, update
+
+from airflow_provider_eventlog.core.errors import StagingNotSharedError
+from airflow_provider_eventlog.core.ledger import bindings, chain, progress, schema, sqlite
+from airflow_provider_eventlog.core.ledger.planning import SqlPlanning
+from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, RunPlan
+from airflow_provider_eventlog.core.protocols import (
+    BatchState,
+    EpochRecord,
+    GenerationRecord,
+    GenerationState,
+    PartRecord,
+    RunBinding,
+    SliceRecord,
+)
+
+
+class SqlLedger:
+    """`core.protocols.Ledger` over a database that `connect.open_ledger` has prepared; safe to share by threads.
+
+    Every method may raise LedgerUnavailableError: the database is locked beyond the deadline, full or gone. A
+    method that raises has changed nothing. Each read method sees one state of the ledger.
+    """
+
+    def __init__(self, engine: Engine, ledger_id: str) -> None:
+        self.engine = engine
+        self._writing = sqlite.writing(engine)
+        self._ledger_id = ledger_id
+
+    @property
+    def ledger_id(self) -> str:
+        """The ledger's own id, made when it was created."""
+        return self._ledger_id
+
+    def check_staging(self, root: str, root_id: str) -> None:
+        """Record the staging root at first use; afterwards raise StagingNotSharedError for another id."""
+        with self.engine.connect() as connection:
+            known = _staging(connection)
+        if known is None:
+            with self._writing.begin() as connection:
+                known = _staging(connection)
+                if known is None:
+                    known = (root, root_id)
+                    values = [{"key": "staging_root", "value": root}, {"key": "staging_id", "value": root_id}]
+                    connection.execute(insert(schema.meta), values)
+        if known[1] != root_id:
+            raise StagingNotSharedError(
+                f"This worker sees the staging root {root} with id {root_id}, but the ledger was begun with "
+                f"{known[0]}, id {known[1]}: it is another store, or its id file was lost. Mount or configure the same "
+                f"staging root on every worker ([eventlog] staging_root), or use another ledger for another root. "
+                f"Nothing was changed."
+            )
+
+    def planning(self, stream: str, declaration: str) -> SqlPlanning:
+        """Open the one planning transaction of a stream: a context manager; commits on success, else rolls back."""
+        return SqlPlanning(self._writing, stream, declaration)
+
+    def streams(self) -> tuple[tuple[str, str], ...]:
+        """(name, declaration at its last plan) of all streams, by name."""
+        query = select(schema.stream.c.name, schema.stream.c.declaration).order_by(schema.stream.c.name)
+        with self.engine.connect() as connection:
+            return tuple((name, declaration) for name, declaration in connection.execute(query))
+
+    def epochs(self, stream: str) -> tuple[EpochRecord, ...]:
+        """The stream's epochs in order; empty if it was never planned."""
+        with self.engine.connect() as connection:
+            return chain.epochs(connection, stream)
+
+    def run(self, run_key: str, pipeline: str) -> RunBinding | None:
+        """What a run is bound to."""
+        with self.engine.connect() as connection:
+            return bindings.find(connection, run_key, pipeline)
+
+    def runs(self, pipeline: str | None = None, limit: int | None = None) -> tuple[RunBinding, ...]:
+        """The newest `limit` runs of one pipeline or of all, in the order of their first binding."""
+        with self.engine.connect() as connection:
+            return bindings.newest(connection, pipeline, limit)
+
+    def run_plan(self, run_key: str, pipeline: str) -> RunPlan:
+        """The bound run in full; raises RunNotPlannedError."""
+        with self.engine.connect() as connection:
+            return bindings.plan(connection, run_key, pipeline)
+
+    def batch(self, batch_id: str) -> tuple[BatchPlan, BatchState]:
+        """A batch's plan and state; raises KeyError."""
+        with self.engine.connect() as connection:
+            return chain.batches_by_id(connection, [batch_id])[batch_id]
+
+    def batches(self, stream: str, epoch: int | None = None) -> tuple[tuple[BatchPlan, BatchState], ...]:
+        """Batches of a stream: chain batches in chain order, then off-chain ones by id."""
+        with self.engine.connect() as connection:
+            return chain.batches(connection, stream, epoch)
+
+    def cuts(self, stream: str, epoch: int) -> tuple[Cut, ...]:
+        """Cuts in order of their instants."""
+        with self.engine.connect() as connection:
+            return chain.cuts(connection, stream, epoch)
+
+    def coverage(self, stream: str, epoch: int) -> tuple[OffsetRange, ...]:
+        """Planned ranges, sorted, merged where they touch."""
+        with self.engine.connect() as connection:
+            return chain.coverage(connection, stream, epoch)
+
+    def record_slice(self, batch_id: str, record: SliceRecord) -> SliceRecord:
+        """Record a landed slice once; returns the recorded one.
+
+        Raises ContentMismatchError for other content, AccountingError for a slice that is not planned or whose
+        numbers do not balance.
+        """
+        with self._writing.begin() as connection:
+            return progress.record_slice(connection, batch_id, record)
+
+    def slices(self, batch_id: str) -> tuple[SliceRecord, ...]:
+        """Landed slices of a batch, by partition and start."""
+        with self.engine.connect() as connection:
+            return progress.landed(connection, batch_id)
+
+    def seal_batch(self, batch_id: str, manifest_digest: str) -> None:
+        """Mark a batch landed; raises ContentMismatchError for another digest, NotReadyError, KeyError."""
+        with self._writing.begin() as connection:
+            progress.seal(connection, batch_id, manifest_digest)
+
+    def register_pipeline(self, pipeline: str, stream: str, recipe: str, declaration: str) -> None:
+        """Keep the pipeline's declaration under its recipe, and make it the pipeline's current one."""
+        registered = (pipeline, stream, recipe, declaration)
+        # Every plan registers, and nearly always what stands: a look spares the write lock and the disk.
+        with self.engine.connect() as connection:
+            if registered in _pipelines(connection, pipeline):
+                return
+        current = {"stream": stream, "recipe": recipe}
+        kept = {"stream": stream, "declaration": declaration}
+        with self._writing.begin() as connection:
+            p, r = schema.pipeline, schema.recipe
+            if not connection.execute(update(p).where(p.c.name == pipeline).values(current)).rowcount:
+                connection.execute(insert(p).values(name=pipeline, **current))
+            this = (r.c.pipeline == pipeline, r.c.recipe == recipe)
+            if not connection.execute(update(r).where(*this).values(kept)).rowcount:
+                connection.execute(insert(r).values(pipeline=pipeline, recipe=recipe, **kept))
+
+    def pipelines(self) -> tuple[tuple[str, str, str, str], ...]:
+        """(pipeline, stream, current recipe, declaration) of all registered pipelines, by name."""
+        with self.engine.connect() as connection:
+            return _pipelines(connection)
+
+    def generation(self, pipeline: str, batch_id: str, generation: int) -> GenerationRecord:
+        """One generation; raises KeyError."""
+        with self.engine.connect() as connection:
+            return progress.find_generation(connection, pipeline, batch_id, generation)
+
+    def generations(self, pipeline: str, batch_id: str | None = None) -> tuple[GenerationRecord, ...]:
+        """Generations of a pipeline, of one batch or of all, in order of batch and number."""
+        with self.engine.connect() as connection:
+            return progress.generations(connection, pipeline, batch_id)
+
+    def record_part(self, pipeline: str, batch_id: str, generation: int, part: PartRecord) -> PartRecord:
+        """Record a derived file once; raises ContentMismatchError for other content, KeyError."""
+        with self._writing.begin() as connection:
+            return progress.record_part(connection, pipeline, batch_id, generation, part)
+
+    def parts(self, pipeline: str, batch_id: str, generation: int) -> tuple[PartRecord, ...]:
+        """Parts of a generation by kind, partition and start."""
+        with self.engine.connect() as connection:
+            return progress.parts(connection, pipeline, batch_id, generation)
+
+    def advance_generation(
+        self,
+        pipeline: str,
+        batch_id: str,
+        generation: int,
+        state: GenerationState,
+        *,
+        digest: str | None = None,
+        accounting: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Move a generation's state forward (held may become validated); a state behind it changes nothing.
+
+        Raises ContentMismatchError for a digest other than the recorded one, KeyError.
+        """
+        with self._writing.begin() as connection:
+            progress.advance(connection, pipeline, batch_id, generation, state, digest, accounting)
+
+    def close(self) -> None:
+        """Release connections; safe to call twice."""
+        self.engine.dispose()
+
+
+def _staging(connection: Connection) -> tuple[str, str] | None:
+    query = select(schema.meta.c.key, schema.meta.c.value).where(schema.meta.c.key.in_(["staging_root", "staging_id"]))
+    known = {key: value for key, value in connection.execute(query)}  # noqa: C416
+    return (known["staging_root"], known["staging_id"]) if known else None
+
+
+def _pipelines(connection: Connection, name: str | None = None) -> tuple[tuple[str, str, str, str], ...]:
+    p, r = schema.pipeline, schema.recipe
+    query = (
+        select(p.c.name, p.c.stream, p.c.recipe, r.c.declaration)
+        .join_from(p, r, (r.c.pipeline == p.c.name) & (r.c.recipe == p.c.recipe))
+        .order_by(p.c.name)
+    )
+    if name is not None:
+        query = query.where(p.c.name == name)
+    return tuple((one, stream, recipe, text) for one, stream, recipe, text in connection.execute(query))

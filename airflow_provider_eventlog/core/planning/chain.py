@@ -1,0 +1,282 @@
+"""The chain: cuts, the segments between them, and the batches that take them.
+
+Every function works inside one planning transaction and raises `LookupNeeded` where it must know more.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from datetime import UTC, datetime
+from itertools import pairwise
+
+from airflow_provider_eventlog.core.errors import (
+    FutureIntervalError,
+    IntervalExpiredError,
+    OffsetRangeError,
+    OffsetsLostError,
+)
+from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, subtract
+from airflow_provider_eventlog.core.planning.observe import Found, Observations
+from airflow_provider_eventlog.core.planning.sizes import clamp, slices
+from airflow_provider_eventlog.core.protocols import PlanningTransaction
+from airflow_provider_eventlog.core.requests import RunRequest
+from airflow_provider_eventlog.core.staging.records import digest
+from airflow_provider_eventlog.declare.stream import FromGroup, Stream
+
+# The instant of the cut at the beginning of the log: before every interval that a schedule can have.
+BEGINNING = 0
+
+
+def when(instant: int) -> str:
+    """An instant for people: ISO text in UTC, or `the beginning`."""
+    if instant == BEGINNING:
+        return "the beginning"
+    return datetime.fromtimestamp(instant / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Chain:
+    """The chain of one epoch as seen by one planning transaction; what it adds is written at once."""
+
+    def __init__(self, tx: PlanningTransaction, observed: Observations, stream: Stream, epoch: int) -> None:
+        self.tx, self.observed, self.stream, self.epoch = tx, observed, stream, epoch
+        self.cuts: list[Cut] = list(tx.cuts(epoch))
+        self.batches: list[BatchPlan] = list(tx.batches(epoch))
+        self.planned: dict[int, BatchPlan] = {
+            b.from_instant: b for b in self.batches if b.kind == "chain" and b.from_instant is not None
+        }
+        self.created: set[str] = set()
+        self.notes: list[str] = []
+
+    def interval(self, request: RunRequest) -> list[BatchPlan]:
+        """The batches of [t0, t1): planned ones as they are, new ones for what is not planned, in chain order."""
+        assert request.interval is not None
+        start, end = request.interval
+        if end > self.observed.now:
+            raise FutureIntervalError(
+                f"The interval {when(start)} to {when(end)} of stream {self.stream.name!r} ends in the future; "
+                f"its last offsets are not known before {when(end)}."
+            )
+        if not self.cuts:
+            self._origin(start)
+        if end <= self.cuts[0].instant and self.stream.start != "interval":
+            self.notes.append(
+                f"The interval ends before the stream's start ({when(self.cuts[0].instant)}): nothing to take."
+            )
+            return []
+        end = self._end(end)
+        start = self._start(start, end, absorb=request.gap == "absorb" or request.first)
+        return self._between(start, end)
+
+    def since_last(self, pipeline: str, limit: int | None) -> list[BatchPlan]:
+        """Chain batches that the pipeline has not taken, then what came since the newest cut; at most `limit`."""
+        if not self.cuts:
+            self._origin(None)
+        taken = self.tx.taken(pipeline, self.epoch)
+        waiting = [b for b in self._chain_order() if b.batch_id not in taken]
+        if limit is None or len(waiting) < limit:
+            newest = self.cuts[-1]
+            # Two plans within one millisecond, or a clock that was set back, must not meet on one instant.
+            instant = max(self.observed.now, newest.instant + 1)
+            ends = {p: (end, "log_end") for p, end in self.observed.ends.items()}
+            self._add(clamp(instant, "since_last", ends, newest, None))
+            waiting += self._between(newest.instant, instant)
+        if limit is not None and len(waiting) > limit:
+            self.notes.append(f"{len(waiting) - limit} more batches remain for the next run (at most {limit} a run).")
+            waiting = waiting[:limit]
+        return waiting
+
+    def _chain_order(self) -> list[BatchPlan]:
+        return [self.planned[i] for i in sorted(self.planned)]
+
+    def _origin(self, first: int | None) -> None:
+        """Cut 0, from the stream's `start`; `first` is the first interval's start where there is one."""
+        start, observed = self.stream.start, self.observed
+        instant = observed.now - 1 if first is None else first
+        if start == "earliest" or (start == "interval" and first is None):
+            found = {p: Found(o, "log_start") for p, o in observed.starts.items()}
+            instant = BEGINNING
+        elif start == "interval":
+            found = dict(observed.at(instant))
+            self._whole(instant, found, None)
+        elif start == "latest":
+            found = {p: Found(o, "log_end") for p, o in observed.ends.items()}
+        elif isinstance(start, datetime):
+            instant = int(start.timestamp() * 1000)
+            if instant > observed.now:
+                raise FutureIntervalError(f"Stream {self.stream.name!r} starts in the future, at {when(instant)}.")
+            found = dict(observed.at(instant))
+            self._whole(instant, found, None)
+        else:
+            given = observed.group(start.group) if isinstance(start, FromGroup) else start
+            assert not isinstance(given, str)
+            found = {
+                p: Found(given.get(p, o), "given" if p in given else "log_start") for p, o in observed.starts.items()
+            }
+            self._given(given)
+        self._add(Cut(instant, "origin", {p: f.offset for p, f in found.items()}, {p: f.by for p, f in found.items()}))
+
+    def _given(self, given: object) -> None:
+        assert isinstance(given, dict)
+        for partition, offset in sorted(given.items()):
+            if partition not in self.observed.ends:
+                raise OffsetRangeError(
+                    f"Stream {self.stream.name!r}: its start names partition {partition}, but topic "
+                    f"{self.stream.topic!r} has {len(self.observed.ends)} (0 to {len(self.observed.ends) - 1})."
+                )
+            low, high = self.observed.starts[partition], self.observed.ends[partition]
+            if offset < low:
+                raise OffsetsLostError(
+                    f"Stream {self.stream.name!r}: its start is offset {offset} of partition {partition}, but the log "
+                    f"starts at {low}: offsets {offset} to {low - 1} are gone. Start at {low} or later."
+                )
+            if offset > high:
+                raise OffsetRangeError(
+                    f"Stream {self.stream.name!r}: its start is offset {offset} of partition {partition}, but the log "
+                    f"ends at {high}."
+                )
+
+    def _end(self, end: int) -> int:
+        if any(c.instant == end for c in self.cuts):
+            return end
+        inside = self._planned_around(end)
+        if inside is not None:
+            self.notes.append(
+                f"The interval's end lies inside a planned batch, which is taken whole ({inside.batch_id})."
+            )
+            assert inside.to_instant is not None
+            return inside.to_instant
+        self._cut(end)
+        return end
+
+    def _start(self, start: int, end: int, *, absorb: bool) -> int:
+        if any(c.instant == start for c in self.cuts):
+            return start
+        inside = self._planned_around(start)
+        if inside is not None:
+            self.notes.append(
+                f"The interval's start lies inside a planned batch, which is taken whole ({inside.batch_id})."
+            )
+            assert inside.from_instant is not None
+            return inside.from_instant
+        older = [c for c in self.cuts if c.instant < start]
+        if not older and self.stream.start != "interval":
+            self.notes.append(
+                f"The interval begins before the stream's start; taken from {when(self.cuts[0].instant)}."
+            )
+            return self.cuts[0].instant
+        if older and absorb:
+            self.notes.append(
+                f"No cut stands at {when(start)}: taken from the newest one before it, {when(older[-1].instant)}."
+            )
+            return older[-1].instant
+        self._cut(start, prove_whole=True)
+        return start
+
+    def _planned_around(self, instant: int) -> BatchPlan | None:
+        for batch in self.planned.values():
+            assert batch.from_instant is not None
+            assert batch.to_instant is not None
+            if batch.from_instant < instant < batch.to_instant:
+                return batch
+        return None
+
+    def _cut(self, instant: int, *, prove_whole: bool = False) -> None:
+        """Create an interval cut, clamped between its neighbours."""
+        index = bisect_left([c.instant for c in self.cuts], instant)
+        low = self.cuts[index - 1] if index else None
+        high = self.cuts[index] if index < len(self.cuts) else None
+        found = dict(self.observed.at(instant))
+        if prove_whole:
+            self._whole(instant, found, low)
+        self._add(clamp(instant, "interval", {p: (f.offset, f.by) for p, f in found.items()}, low, high))
+
+    def _whole(self, instant: int, found: dict[int, Found], low: Cut | None) -> None:
+        """Expired intervals are not empty: a bound at a log start above 0 may hide records that were removed."""
+        for partition, f in sorted(found.items()):
+            start = self.observed.starts.get(partition, 0)
+            if 0 < start == f.offset and (low is None or low.offsets.get(partition, 0) < start):
+                raise IntervalExpiredError(
+                    f"The interval from {when(instant)} of topic {self.stream.topic!r} cannot be proved whole: "
+                    f"partition {partition} now starts at offset {start}, and what stood before it has "
+                    f"expired. Begin at a later interval, or declare the stream with start='earliest' to take what is left."
+                )
+
+    def _add(self, cut: Cut) -> None:
+        self.tx.add_cut(self.epoch, cut)
+        self.cuts.append(cut)
+        self.cuts.sort(key=lambda c: c.instant)
+
+    def _between(self, start: int, end: int) -> list[BatchPlan]:
+        batches: list[BatchPlan] = []
+        chosen = [c for c in self.cuts if start <= c.instant <= end]
+        for low, high in pairwise(chosen):
+            if low.instant in self.planned:
+                batches.append(self.planned[low.instant])
+            else:
+                batches += self._segment(low, high)
+        return batches
+
+    def _segment(self, low: Cut, high: Cut) -> list[BatchPlan]:
+        """New chain batches for one unplanned segment: its offsets minus the coverage that exists."""
+        ranges = self._ranges(low, high)
+        if sum(map(len, ranges)) <= self.stream.max_batch_offsets:
+            return [self._batch(low, high, ranges)]
+        based = Cut(low.instant, low.kind, {**self.observed.starts, **low.offsets}, low.found_by)
+        inner = self.observed.split(based, high, self.stream.max_batch_offsets)
+        for cut in inner:
+            self._add(cut)
+        shared = sum("share" in c.found_by.values() for c in inner)
+        self.notes.append(
+            f"{sum(map(len, ranges))} offsets are more than max_batch_offsets={self.stream.max_batch_offsets}: cut "
+            f"into {len(inner) + 1} batches"
+            + (f", {shared} cuts proportionally since timestamps do not part them." if shared else " by time.")
+        )
+        return [self._batch(a, b, self._ranges(a, b)) for a, b in pairwise([low, *inner, high])]
+
+    def _ranges(self, low: Cut, high: Cut) -> tuple[OffsetRange, ...]:
+        wanted = []
+        for partition, end in high.offsets.items():
+            # A partition that the lower cut does not know appeared after it, so all of it belongs here.
+            start = low.offsets.get(partition, 0)
+            if start < end:
+                wanted.append(OffsetRange(partition, start, end))
+        rest = subtract(wanted, self.tx.coverage(self.epoch, sorted(high.offsets)))
+        self.refuse_lost(rest)
+        return rest
+
+    def refuse_lost(self, ranges: tuple[OffsetRange, ...]) -> None:
+        """Raise OffsetsLostError if any offset of `ranges` lies below its partition's log start."""
+        lost = [
+            OffsetRange(r.partition, r.start, min(r.end, self.observed.starts.get(r.partition, 0)))
+            for r in ranges
+            if r.start < self.observed.starts.get(r.partition, 0)
+        ]
+        if lost:
+            raise OffsetsLostError(
+                f"Topic {self.stream.topic!r} no longer has {'; '.join(r.people for r in lost[:5])}"
+                f"{f' and {len(lost) - 5} more ranges' if len(lost) > 5 else ''}: retention removed them before they "
+                f"were landed. Nothing was planned. Name offsets from the log start on to take what is left."
+            )
+
+    def _batch(self, low: Cut, high: Cut, ranges: tuple[OffsetRange, ...]) -> BatchPlan:
+        batch = self.add_batch("chain", low.instant, high.instant, ranges)
+        self.planned[low.instant] = batch
+        return batch
+
+    def add_batch(self, kind: str, low: int | None, high: int | None, ranges: tuple[OffsetRange, ...]) -> BatchPlan:
+        """Freeze a batch; its id is a digest of what it takes."""
+        identity = [self.stream.name, self.epoch, low, high, [str(r) for r in ranges]]
+        batch = BatchPlan(
+            batch_id=digest(identity)[:24],
+            stream=self.stream.name,
+            epoch=self.epoch,
+            kind=kind,
+            from_instant=low,
+            to_instant=high,
+            ranges=ranges,
+            slices=slices(ranges, self.stream.max_slice_offsets),
+        )
+        self.tx.add_batch(batch)
+        self.batches.append(batch)
+        self.created.add(batch.batch_id)
+        return batch

@@ -1,0 +1,177 @@
+"""The plan of a run: bound once, found again by every retry and clear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from airflow_provider_eventlog.core.errors import TopicReplacedError
+from airflow_provider_eventlog.core.offsets import (
+    BatchPlan,
+    OffsetRange,
+    PlannedBatch,
+    RunPlan,
+    SliceRef,
+    TopicIdentity,
+)
+from airflow_provider_eventlog.core.planning.chain import Chain
+from airflow_provider_eventlog.core.planning.explicit import by_offsets
+from airflow_provider_eventlog.core.planning.observe import LookupNeeded, Observations
+from airflow_provider_eventlog.core.planning.sizes import pack
+from airflow_provider_eventlog.core.protocols import (
+    EpochRecord,
+    Ledger,
+    LogSource,
+    PlanningTransaction,
+    RunBinding,
+)
+from airflow_provider_eventlog.core.requests import RunRequest
+from airflow_provider_eventlog.core.staging.records import canonical, digest
+from airflow_provider_eventlog.declare.pipeline import Pipeline
+
+
+class _PreviewDone(Exception):  # noqa: N818
+    """Leaves the transaction without a trace, carrying the plan it would have made."""
+
+    def __init__(self, plan: RunPlan) -> None:
+        super().__init__("preview")
+        self.plan = plan
+
+
+def plan_run(
+    ledger: Ledger, source: Callable[[], LogSource], pipeline: Pipeline, request: RunRequest, run_key: str, now: int
+) -> RunPlan:
+    """Bind the run to its batches, or find what it is bound to, and give each batch this recipe's generation.
+
+    `source` is called only for a run that is not bound yet: a cleared run needs no Kafka to be planned again.
+    One ledger transaction decides; a failure leaves the ledger as it was. Raises the planning errors of
+    `core.errors`: TopicReplacedError, FutureIntervalError, IntervalExpiredError, OffsetsLostError,
+    OffsetRangeError and what the source raises.
+    """
+    return _plan(ledger, source, pipeline, request, run_key, now, keep=True)
+
+
+def preview_run(
+    ledger: Ledger, source: Callable[[], LogSource], pipeline: Pipeline, request: RunRequest, run_key: str, now: int
+) -> RunPlan:
+    """The plan that `plan_run` would make now, with nothing kept."""
+    return _plan(ledger, source, pipeline, request, run_key, now, keep=False)
+
+
+def _plan(
+    ledger: Ledger,
+    source: Callable[[], LogSource],
+    pipeline: Pipeline,
+    request: RunRequest,
+    run_key: str,
+    now: int,
+    *,
+    keep: bool,
+) -> RunPlan:
+    known = ledger.run(run_key, pipeline.name) is not None
+    observed = None if known else Observations(source(), now, pipeline.stream.max_future_skew_ms)
+    while True:
+        try:
+            with ledger.planning(pipeline.stream.name, canonical(pipeline.stream.canonical())) as tx:
+                bound = tx.bound(run_key, pipeline.name)
+                if bound is not None:
+                    plan = _again(tx, pipeline, request, bound)
+                else:
+                    assert observed is not None
+                    plan = _first(tx, observed, pipeline, request, run_key)
+                if not keep:
+                    raise _PreviewDone(plan)
+                return plan
+        except LookupNeeded as needed:
+            # Each round answers one more question, and a plan asks finitely many.
+            assert observed is not None
+            needed.fetch(observed)
+        except _PreviewDone as done:
+            return done.plan
+
+
+def _again(tx: PlanningTransaction, pipeline: Pipeline, request: RunRequest, bound: RunBinding) -> RunPlan:
+    """The bound batches, under the recipe of now."""
+    epochs = tx.epochs()
+    by_id = {b.batch_id: b for epoch in epochs for b in tx.batches(epoch.epoch)}
+    chosen = [(by_id[batch_id], mode) for batch_id, _, mode in bound.batches]
+    number = chosen[0][0].epoch if chosen else epochs[-1].epoch
+    epoch = next(e for e in epochs if e.epoch == number)
+    kept = RunRequest.from_json({**bound.request, "parallelism": request.parallelism})
+    return _bind(tx, epoch, pipeline, kept, bound.run_key, chosen, bound.notes)
+
+
+def _first(
+    tx: PlanningTransaction, observed: Observations, pipeline: Pipeline, request: RunRequest, run_key: str
+) -> RunPlan:
+    stream, identity = pipeline.stream, observed.topic.identity
+    epoch = pin_epoch(tx, identity)
+    chain = Chain(tx, observed, stream, epoch.epoch)
+    chosen = [(b, "new" if b.batch_id in chain.created else "replay") for b in _choose(chain, pipeline, request)]
+    notes = list(chain.notes)
+    if identity.weak:
+        notes.append(f"Topic {stream.topic!r} has no topic id on this broker: its identity is weak.")
+    return _bind(tx, epoch, pipeline, request, run_key, chosen, tuple(notes))
+
+
+def _choose(chain: Chain, pipeline: Pipeline, request: RunRequest) -> list[BatchPlan]:
+    if request.mode == "interval":
+        return chain.interval(request)
+    if request.mode == "since_last":
+        return chain.since_last(pipeline.name, request.max_batches)
+    return by_offsets(chain, request.ranges)
+
+
+def _bind(
+    tx: PlanningTransaction,
+    epoch: EpochRecord,
+    pipeline: Pipeline,
+    request: RunRequest,
+    run_key: str,
+    chosen: Sequence[tuple[BatchPlan, str]],
+    notes: tuple[str, ...],
+) -> RunPlan:
+    recipe = pipeline.recipe
+    planned = tuple(
+        PlannedBatch(batch, tx.allocate(pipeline.name, batch.batch_id, recipe, _inputs(recipe, batch)), mode)
+        for batch, mode in chosen
+    )
+    groups = pack([SliceRef(p.batch.batch_id, r) for p in planned for r in p.batch.slices], request.parallelism)
+    tx.bind(
+        RunBinding(
+            run_key=run_key,
+            pipeline=pipeline.name,
+            mode=request.mode,
+            request=request.to_json(),
+            batches=tuple((p.batch.batch_id, p.generation, p.mode) for p in planned),
+            groups=tuple(tuple((ref.batch_id, str(ref.range)) for ref in group) for group in groups),
+            notes=notes,
+        )
+    )
+    return RunPlan(
+        run_key, pipeline.name, pipeline.stream.name, epoch.epoch, epoch.identity, recipe, planned, groups, notes
+    )
+
+
+def _inputs(recipe: str, batch: BatchPlan) -> str:
+    """Digest of what a generation is made from: a batch's slices are frozen, so its id stands for them."""
+    return digest([recipe, batch.batch_id, [str(OffsetRange(r.partition, r.start, r.end)) for r in batch.slices]])
+
+
+def pin_epoch(tx: PlanningTransaction, identity: TopicIdentity) -> EpochRecord:
+    """The stream's newest epoch, opened at first sight; raises TopicReplacedError for another topic or cluster."""
+    epochs = tx.epochs()
+    if not epochs:
+        return tx.add_epoch(identity, "first plan")
+    newest = epochs[-1]
+    if newest.identity != identity:
+        raise TopicReplacedError(replaced(newest.identity, identity))
+    return newest
+
+
+def replaced(pinned: TopicIdentity, found: TopicIdentity) -> str:
+    """The message for a topic that is not the one that was pinned."""
+    return (
+        f"The topic is another one than this stream was pinned to: pinned {pinned}, found {found}. It was deleted and "
+        f"created again, or the connection points at another cluster; offsets of the two cannot be compared. Restore "
+        f"the connection, or read the new topic as a stream with another name."
+    )

@@ -1,0 +1,90 @@
+"""What a run is asked to take: an interval, everything since the last batch, or explicit offsets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from airflow_provider_eventlog.core.errors import RequestError
+from airflow_provider_eventlog.core.offsets import OffsetRange, format_ranges, parse_ranges
+
+MODES = ("interval", "since_last", "offsets")
+GAPS = ("absorb", "hole")
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """A run's request.
+
+    mode         interval, since_last or offsets
+    interval     [start, end) in milliseconds since 1970 UTC, for mode interval
+    ranges       the explicit offsets, for mode offsets
+    gap          where the interval's start has no cut but an older one exists: "absorb" starts at the newest
+                 cut before the interval's end, "hole" leaves the hole for the run whose interval it is
+    first        the interval is the first of its schedule: with start="earliest" it takes all that came before
+    max_batches  since_last takes at most so many batches (None: no bound)
+    parallelism  into at most how many groups the slices are packed
+
+    Raises RequestError for a combination that has no meaning.
+    """
+
+    mode: str
+    interval: tuple[int, int] | None = None
+    ranges: tuple[OffsetRange, ...] = ()
+    gap: str = "absorb"
+    first: bool = False
+    max_batches: int | None = None
+    parallelism: int = 4
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise RequestError(f"The mode {self.mode!r} is not one of {', '.join(MODES)}.")
+        if self.gap not in GAPS:
+            raise RequestError(f"gap={self.gap!r} is not one of {', '.join(GAPS)}.")
+        if (self.interval is None) == (self.mode == "interval"):
+            raise RequestError(f"Mode {self.mode} {'needs' if self.mode == 'interval' else 'takes no'} interval.")
+        if bool(self.ranges) != (self.mode == "offsets"):
+            raise RequestError(f"Mode {self.mode} {'needs' if self.mode == 'offsets' else 'takes no'} offset ranges.")
+        if self.interval is not None and not 0 <= self.interval[0] < self.interval[1]:
+            raise RequestError(
+                f"The interval {self.interval[0]} to {self.interval[1]} is empty or reversed; its start must lie "
+                f"before its end (a cron preset such as '@hourly' gives empty ones: use CronDataIntervalTimetable)."
+            )
+        if not 1 <= self.parallelism <= 512:
+            raise RequestError(f"parallelism={self.parallelism} must be between 1 and 512.")
+        if self.max_batches is not None and self.max_batches < 1:
+            raise RequestError(f"max_batches={self.max_batches} must be at least 1.")
+
+    def to_json(self) -> dict[str, Any]:
+        """The request as JSON values; `from_json` reads it back."""
+        return {
+            "mode": self.mode,
+            "interval": list(self.interval) if self.interval else None,
+            "ranges": format_ranges(self.ranges) if self.ranges else None,
+            "gap": self.gap,
+            "first": self.first,
+            "max_batches": self.max_batches,
+            "parallelism": self.parallelism,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RunRequest:
+        """Read `to_json` back."""
+        interval = value.get("interval")
+        return cls(
+            mode=value["mode"],
+            interval=(interval[0], interval[1]) if interval else None,
+            ranges=parse_ranges(value["ranges"]) if value.get("ranges") else (),
+            gap=value.get("gap", "absorb"),
+            first=value.get("first", False),
+            max_batches=value.get("max_batches"),
+            parallelism=value.get("parallelism", 4),
+        )
+
+    def digest(self) -> str:
+        """Digest of what is asked, without parallelism, which changes no byte."""
+        asked = {k: v for k, v in self.to_json().items() if k != "parallelism"}
+        return sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,238 @@
+"""The stages as plain functions over the protocols: what operators and the command line call.
+
+plan >> land (by group) >> transform (by group) >> validate >> load. Every stage may be run again at any time, by
+several processes at once: it finds what is done and does what is missing. Reports are JSON values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_eventlog.core.engine import Engine
+from airflow_provider_eventlog.core.errors import RecipeChangedError, RunNotPlannedError
+from airflow_provider_eventlog.core.offsets import PlannedBatch, RunPlan, SliceRef
+from airflow_provider_eventlog.core.protocols import GenerationState
+from airflow_provider_eventlog.core.requests import RunRequest
+from airflow_provider_eventlog.declare.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def check(pipeline: Pipeline) -> dict[str, Any]:
+    """Check SQL, checks and columns without data; returns the output columns as {name: type}.
+
+    Raises TransformError, CheckDefinitionError, EventTimeError.
+    """
+    from airflow_provider_eventlog.core.transforming import analyze
+
+    return dict(analyze(pipeline).columns)
+
+
+def plan(engine: Engine, pipeline: Pipeline, request: RunRequest, run_key: str) -> RunPlan:
+    """Freeze what the run takes and register the pipeline.
+
+    The recipe is checked first: nothing is planned for a transform that cannot run. Raises what `check` and `planning.plan_run` raise.
+    """
+    from airflow_provider_eventlog.core.planning import plan_run
+
+    check(pipeline)
+    engine.check_cancelled()
+    made = plan_run(engine.ledger, lambda: engine.source(pipeline.stream), pipeline, request, run_key, engine.clock())
+    engine.ledger.register_pipeline(pipeline.name, pipeline.stream.name, made.recipe, pipeline.serialize())
+    return made
+
+
+def preview(engine: Engine, pipeline: Pipeline, request: RunRequest, run_key: str = "preview") -> RunPlan:
+    """The plan that `plan` would make now; nothing is kept."""
+    from airflow_provider_eventlog.core.planning import preview_run
+
+    check(pipeline)
+    return preview_run(
+        engine.ledger, lambda: engine.source(pipeline.stream), pipeline, request, run_key, engine.clock()
+    )
+
+
+def land(engine: Engine, pipeline: Pipeline, run_key: str, group: int) -> dict[str, Any]:
+    """Land the slices of one group, and publish the manifest of every batch that is whole by then.
+
+    Raises the source and staging errors; what was published stays, and a retry lands the rest.
+    """
+    from airflow_provider_eventlog.core import accounting, landing
+
+    bound = engine.ledger.run_plan(run_key, pipeline.name)
+    refs = _group(bound, group)
+    total, done, counts = sum(len(r.range) for r in refs), 0, []
+    for ref in refs:
+        engine.check_cancelled()
+        batch = bound.batch(ref.batch_id).batch
+        record = landing.land_slice(engine, pipeline.stream, bound.identity, batch, ref.range)
+        counts.append(accounting.landing_counts(record))
+        done += len(ref.range)
+        engine.progress("landed offsets", done, total)
+    sealed = [p.batch.batch_id for p in bound.batches if landing.seal(engine, p.batch, bound.identity)]
+    return {
+        "stage": "land",
+        "group": group,
+        "slices": len(refs),
+        "batches_landed": sealed,
+        "accounting": accounting.total(counts, accounting.LANDING),
+    }
+
+
+def transform(engine: Engine, pipeline: Pipeline, run_key: str, group: int) -> dict[str, Any]:
+    """Decode and transform the slices of one group into parts of their generations.
+
+    Raises DecodeError with the first offsets, TransformError, EventTimeError, RecipeChangedError if the recipe
+    is not the one that was planned.
+    """
+    from airflow_provider_eventlog.core import accounting, deriving
+
+    bound = engine.ledger.run_plan(run_key, pipeline.name)
+    _same_recipe(bound, pipeline)
+    refs = _group(bound, group)
+    total, done, counts = sum(len(r.range) for r in refs), 0, []
+    for ref in refs:
+        engine.check_cancelled()
+        counts.append(deriving.derive(engine, pipeline, bound.batch(ref.batch_id), ref.range))
+        done += len(ref.range)
+        engine.progress("transformed offsets", done, total)
+    return {
+        "stage": "transform",
+        "group": group,
+        "slices": len(refs),
+        "accounting": accounting.total(counts, accounting.TRANSFORM),
+    }
+
+
+def validate(engine: Engine, pipeline: Pipeline, run_key: str) -> dict[str, Any]:
+    """Prove every batch of the run whole and balanced, and stop it before publishing where a check says so.
+
+    Raises NotReadyError, AccountingError, CheckFailedError (the batch is held then; nothing of the run loads).
+    """
+    from airflow_provider_eventlog.core import validating
+
+    bound = engine.ledger.run_plan(run_key, pipeline.name)
+    _same_recipe(bound, pipeline)
+    return {"stage": "validate", "batches": validating.validate_run(engine, pipeline, bound)}
+
+
+def load(engine: Engine, pipeline: Pipeline, run_key: str) -> dict[str, Any]:
+    """Load every batch of the run into every output, in order; twice has the effect of once.
+
+    Raises NotReadyError before validation, and the target errors of `core.errors`.
+    """
+    from airflow_provider_eventlog.core import loading
+
+    bound = engine.ledger.run_plan(run_key, pipeline.name)
+    _same_recipe(bound, pipeline)
+    batches = []
+    for index, planned in enumerate(bound.batches, 1):
+        engine.check_cancelled()
+        batches.append(loading.load_batch(engine, pipeline, planned))
+        engine.progress("loaded batches", index, len(bound.batches))
+    return {"stage": "load", "batches": batches}
+
+
+def run(engine: Engine, pipeline: Pipeline, request: RunRequest, run_key: str | None = None) -> dict[str, Any]:
+    """All stages in this process; a run that failed goes on where it stopped when it is asked for again.
+
+    Without a run key it is derived from the request, so that the same request finds the same batches; what came
+    since the last batch is a new question each time, unless the last one is unfinished.
+    """
+    made = plan(engine, pipeline, request, run_key or _own_key(engine, pipeline, request))
+    landed = [land(engine, pipeline, made.run_key, group) for group in range(len(made.groups))]
+    transformed = [transform(engine, pipeline, made.run_key, group) for group in range(len(made.groups))]
+    return {
+        "run": describe(made),
+        "land": landed,
+        "transform": transformed,
+        "validate": validate(engine, pipeline, made.run_key),
+        "load": load(engine, pipeline, made.run_key),
+    }
+
+
+def batch_table(engine: Engine, pipeline: Pipeline, run_key: str) -> pa.Table:
+    """The decoded rows of a landed run, typed, with their meta columns; in batch, partition and offset order."""
+    from airflow_provider_eventlog.core import deriving
+
+    return deriving.decoded(engine, pipeline, engine.ledger.run_plan(run_key, pipeline.name))
+
+
+def describe(made: RunPlan) -> dict[str, Any]:
+    """A plan as JSON values."""
+    from airflow_provider_eventlog.core.planning.chain import when
+
+    def instant(value: int | None) -> str | None:
+        return None if value is None else when(value)
+
+    return {
+        "run_key": made.run_key,
+        "pipeline": made.pipeline,
+        "stream": made.stream,
+        "epoch": made.epoch,
+        "topic": {"name": made.identity.topic, "id": made.identity.topic_id, "cluster": made.identity.cluster_id},
+        "recipe": made.recipe,
+        "offsets": sum(p.batch.length for p in made.batches),
+        "groups": len(made.groups),
+        "batches": [
+            {
+                "batch_id": p.batch.batch_id,
+                "generation": p.generation,
+                "mode": p.mode,
+                "kind": p.batch.kind,
+                "from": instant(p.batch.from_instant),
+                "to": instant(p.batch.to_instant),
+                "offsets": p.batch.length,
+                "ranges": [str(r) for r in p.batch.ranges],
+                "slices": len(p.batch.slices),
+            }
+            for p in made.batches
+        ],
+        "notes": list(made.notes),
+    }
+
+
+def headline(made: RunPlan) -> str:
+    """One line that says what a run takes."""
+    if not made.batches:
+        return f"{made.pipeline}: nothing to take. {' '.join(made.notes)}".rstrip()
+    new = sum(p.mode == "new" for p in made.batches)
+    offsets = sum(p.batch.length for p in made.batches)
+    return (
+        f"{made.pipeline}: {offsets} offsets of topic {made.identity.topic!r} in {len(made.batches)} batches "
+        f"({new} new, {len(made.batches) - new} replayed), {len(made.groups)} groups. {' '.join(made.notes)}"
+    ).rstrip()
+
+
+def _group(bound: RunPlan, group: int) -> Sequence[SliceRef]:
+    if not 0 <= group < len(bound.groups):
+        raise RunNotPlannedError(
+            f"Run {bound.run_key!r} has {len(bound.groups)} groups, not a group {group}; clear it from plan."
+        )
+    return bound.groups[group]
+
+
+def _same_recipe(bound: RunPlan, pipeline: Pipeline) -> None:
+    if bound.batches and bound.recipe != pipeline.recipe:
+        raise RecipeChangedError(
+            f"Pipeline {pipeline.name!r} has another recipe ({pipeline.recipe[:12]}) than run {bound.run_key!r} was "
+            f"planned under ({bound.recipe[:12]}). Clear the run from plan to derive it again."
+        )
+
+
+def _own_key(engine: Engine, pipeline: Pipeline, request: RunRequest) -> str:
+    if request.mode != "since_last":
+        return f"cli/{request.digest()[:24]}"
+    earlier = [r.run_key for r in engine.ledger.runs(pipeline.name) if r.run_key.startswith("cli/since_last/")]
+    if earlier and not _finished(engine, pipeline.name, engine.ledger.run_plan(earlier[-1], pipeline.name).batches):
+        return earlier[-1]
+    return f"cli/since_last/{len(earlier) + 1}"
+
+
+def _finished(engine: Engine, pipeline: str, batches: Sequence[PlannedBatch]) -> bool:
+    return all(
+        engine.ledger.generation(pipeline, p.batch.batch_id, p.generation).state is GenerationState.LOADED
+        for p in batches
+    )

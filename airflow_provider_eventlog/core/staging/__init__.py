@@ -1,0 +1,1 @@
+"""Staging: immutable files below one root; the only code that writes there."""

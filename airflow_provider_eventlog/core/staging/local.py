@@ -1,0 +1,202 @@
+"""Staging on a local or shared file system.
+
+Publish is create-if-absent: the file is written under a temporary name on the same file system, synced, hashed,
+then hard-linked to its name, which fails if the name is taken; the folder is synced last. A crash before the
+link leaves a file in `.tmp` that nothing names; a crash after it leaves the published file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_eventlog.core.errors import (
+    ContentMismatchError,
+    EventLogError,
+    StagingCorruptError,
+    StagingFullError,
+    StagingMissingError,
+    StagingUnavailableError,
+)
+from airflow_provider_eventlog.core.naming import printable
+from airflow_provider_eventlog.core.protocols import Outcome, StagedFile
+from airflow_provider_eventlog.core.staging import records
+
+_ROOT_ID = ".eventlog-root.json"
+_TEMPORARY = ".tmp"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CHUNK = 1 << 20
+
+
+class LocalStaging:
+    """Implements `Staging` below `root`, which is created at first use."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._root_id: str | None = None
+
+    def root_id(self) -> str:
+        """The root's id; created once, by whichever process comes first."""
+        if self._root_id is None:
+            self.publish_json(_ROOT_ID, {"id": uuid.uuid4().hex}, keep_existing=True)
+            record = self.read_json(_ROOT_ID)
+            if record is None:
+                raise StagingUnavailableError(f"The id file of the staging root {self.root} cannot be read back.")
+            self._root_id = str(record["id"])
+        return self._root_id
+
+    def publish(self, path: str, write: Callable[[Path], Mapping[str, str] | None]) -> tuple[Outcome, StagedFile]:
+        """Create `path` with what `write` puts into a temporary file; see `Staging.publish`."""
+        final = self._resolve(path)
+        temporary = self.root / _TEMPORARY / uuid.uuid4().hex
+        with _translated(f"publishing {path} below {self.root}"):
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                write(temporary)
+                _sync_file(temporary)
+                made = _describe(temporary, path)
+                _make_folder(final.parent, self.root)
+                try:
+                    os.link(temporary, final)
+                except FileExistsError:
+                    return Outcome.EXISTED, _describe(final, path)
+                _sync_folder(final.parent)
+                return Outcome.LANDED, made
+            finally:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+
+    def stat(self, path: str) -> StagedFile | None:
+        """Size and SHA-256 of a published file, or None."""
+        final = self._resolve(path)
+        with _translated(f"reading {path} below {self.root}"):
+            try:
+                return _describe(final, path)
+            except FileNotFoundError:
+                return None
+
+    def exists(self, path: str) -> bool:
+        """Whether a regular file is published under `path`."""
+        return self._resolve(path).is_file()
+
+    def open(self, path: str, expected: StagedFile | None = None) -> Path:
+        """The local path, verified against `expected`."""
+        final = self._resolve(path)
+        found = self.stat(path)
+        if found is None:
+            raise StagingMissingError(
+                f"The staged file {path} is gone from {self.root}; restore it, or land its offsets again from Kafka."
+            )
+        if expected is not None and (found.bytes, found.sha256) != (expected.bytes, expected.sha256):
+            raise StagingCorruptError(
+                f"The staged file {path} below {self.root} has {found.bytes} bytes, SHA-256 {found.sha256[:16]}..., "
+                f"but {expected.bytes} bytes, {expected.sha256[:16]}... were recorded; restore the file."
+            )
+        return final
+
+    def read_json(self, path: str) -> dict[str, Any] | None:
+        """A published record, or None."""
+        final = self._resolve(path)
+        with _translated(f"reading {path} below {self.root}"):
+            try:
+                return records.load(path, final.read_bytes())
+            except FileNotFoundError:
+                return None
+
+    def publish_json(self, path: str, record: Mapping[str, Any], *, keep_existing: bool = False) -> Outcome:
+        """Publish a record; an equal one that stands there is EXISTED, another one raises unless it may be kept."""
+        data = records.dump(record)
+
+        def write(temporary: Path) -> None:
+            temporary.write_bytes(data)
+
+        outcome, found = self.publish(path, write)
+        if outcome is Outcome.EXISTED and not keep_existing and found.sha256 != sha256(data).hexdigest():
+            standing = self.read_json(path)
+            raise ContentMismatchError(
+                f"{path} below {self.root} holds another record than this attempt made (differs in "
+                f"{printable(_difference(standing or {}, record))}); the published one stays."
+            )
+        return outcome
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Published files below `prefix`, sorted; temporary files are left out."""
+        folder = self._resolve(prefix) if prefix else self.root
+        with _translated(f"listing {prefix or '.'} below {self.root}"):
+            found = [p.relative_to(self.root) for p in folder.rglob("*") if p.is_file()]
+        yield from sorted(str(p) for p in found if p.parts[0] != _TEMPORARY)
+
+    def _resolve(self, path: str) -> Path:
+        parts = path.split("/")
+        if path.startswith("/") or any(p in ("", ".", "..") or "\0" in p for p in parts):
+            raise StagingUnavailableError(f"The staging path {printable(path)} leaves the root; nothing was touched.")
+        final = self.root.joinpath(*parts)
+        # A link planted below the root would lead a write or a read outside of it.
+        for folder in [final, *final.parents]:
+            if folder == self.root:
+                break
+            if folder.is_symlink():
+                raise StagingUnavailableError(f"{folder} is a symbolic link; staging below {self.root} follows none.")
+        return final
+
+
+def _describe(file: Path, path: str) -> StagedFile:
+    hasher, size = sha256(), 0
+    with file.open("rb") as handle:
+        while chunk := handle.read(_CHUNK):
+            hasher.update(chunk)
+            size += len(chunk)
+    return StagedFile(path, size, hasher.hexdigest())
+
+
+def _sync_file(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_folder(folder: Path, root: Path) -> None:
+    """Create `folder` and sync every parent that gained an entry, so that a crash cannot lose the way to a file."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        if folder == root:
+            break
+        folder = folder.parent
+    for new in reversed(missing):
+        new.mkdir(parents=True, exist_ok=True)
+        _sync_folder(new.parent)
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    return ", ".join(k for k in sorted({*old, *new}) if old.get(k) != new.get(k)) or "nothing"
+
+
+@contextlib.contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except EventLogError:
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StagingFullError(f"No room left while {doing}: {error}; free space, then retry.") from error
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise StagingUnavailableError(f"The staging store failed while {doing}: {error}.") from error

@@ -1,0 +1,41 @@
+"""Where each kind of file stands below the staging root."""
+
+from __future__ import annotations
+
+from airflow_provider_eventlog.core.naming import segment
+from airflow_provider_eventlog.core.offsets import OffsetRange, Slice
+
+
+def _epoch(stream: str, epoch: int) -> str:
+    return f"{segment(stream)}/epoch={epoch}"
+
+
+def _file(wanted: OffsetRange) -> str:
+    # 19 digits hold every offset, so that names sort as offsets do.
+    return f"{wanted.start:019d}-{wanted.end:019d}.parquet"
+
+
+def raw_slice(piece: Slice) -> str:
+    """The raw file of a slice."""
+    return f"{_epoch(piece.stream, piece.epoch)}/raw/partition={piece.partition}/{_file(piece.range)}"
+
+
+def manifest(stream: str, epoch: int, batch_id: str) -> str:
+    """The landing's commit record of a batch."""
+    return f"{_epoch(stream, epoch)}/manifests/{segment(batch_id)}.json"
+
+
+def generation(stream: str, pipeline: str, batch_id: str, number: int) -> str:
+    """The folder of a generation."""
+    return f"{segment(stream)}/pipeline={segment(pipeline)}/batch={segment(batch_id)}/gen={number}"
+
+
+def part(stream: str, pipeline: str, batch_id: str, number: int, kind: str, wanted: OffsetRange) -> str:
+    """A derived file of one slice."""
+    folder = generation(stream, pipeline, batch_id, number)
+    return f"{folder}/{segment(kind)}/partition={wanted.partition}/{_file(wanted)}"
+
+
+def commit(stream: str, pipeline: str, batch_id: str, number: int) -> str:
+    """A generation's commit record."""
+    return f"{generation(stream, pipeline, batch_id, number)}/commit.json"

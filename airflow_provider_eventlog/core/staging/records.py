@@ -1,0 +1,50 @@
+"""The form of JSON records in staging: canonical text, a format number, and a hash of the record itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
+
+from airflow_provider_eventlog.core.errors import ManifestVersionError, StagingCorruptError
+
+FORMAT = 1
+
+
+def canonical(value: Any) -> str:
+    """JSON text that is the same for equal values: sorted keys, no spaces, ASCII, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of the canonical text."""
+    return sha256(canonical(value).encode("ascii")).hexdigest()
+
+
+def dump(record: Mapping[str, Any]) -> bytes:
+    """The bytes of a record file."""
+    return (canonical({"format": FORMAT, "record": record, "sha256": digest(record)}) + "\n").encode("ascii")
+
+
+def load(path: str, data: bytes) -> dict[str, Any]:
+    """Read a record file's bytes; `path` is for messages.
+
+    Raises StagingCorruptError (not JSON, or the hash does not fit: cut off or edited by hand) and
+    ManifestVersionError (written by a newer release).
+    """
+    try:
+        document = json.loads(data)
+        number = document["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StagingCorruptError(
+            f"{path} is not a record of this package ({error}); restore it or re-land."
+        ) from error
+    if not isinstance(number, int) or number > FORMAT:
+        raise ManifestVersionError(
+            f"{path} has format {number}, this release reads up to {FORMAT}; use the release that wrote it."
+        )
+    record = document.get("record")
+    if not isinstance(record, dict) or document.get("sha256") != digest(record):
+        raise StagingCorruptError(f"{path} does not match its own hash: it was cut off or edited; restore it.")
+    return record

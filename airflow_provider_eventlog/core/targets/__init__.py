@@ -1,0 +1,1 @@
+"""Targets: one module each, behind the `Target` protocol."""

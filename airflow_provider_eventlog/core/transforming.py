@@ -1,0 +1,259 @@
+"""Transform of one slice: decode, the user's SQL or Python, row checks.
+
+Every rule here is row-wise, so a slice is worked through one row group at a time, and neither the pieces nor the number
+of threads can be seen in the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from airflow_provider_eventlog.core import arrow, quality, rawfile
+from airflow_provider_eventlog.core.arrow import empty_table
+from airflow_provider_eventlog.core.decoding import Decoder, declared_columns, engine_schema
+from airflow_provider_eventlog.core.errors import EventTimeError, TransformError
+from airflow_provider_eventlog.core.naming import check_column, printable, quote
+from airflow_provider_eventlog.core.pytransform import POSITION, positions, run_python
+from airflow_provider_eventlog.core.session import CHUNK_ROWS, session
+from airflow_provider_eventlog.core.sqltransform import compile_sql, fail
+from airflow_provider_eventlog.core.sqltree import EngineError, explain
+from airflow_provider_eventlog.declare.decode import META_COLUMNS
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from airflow_provider_eventlog.declare.pipeline import Pipeline
+
+# Parquet, Arrow and the targets hold these alike; other types would come back as something else.
+_STORABLE = frozenset(
+    [
+        "boolean",
+        "tinyint",
+        "smallint",
+        "integer",
+        "bigint",
+        "utinyint",
+        "usmallint",
+        "uinteger",
+        "ubigint",
+        "float",
+        "double",
+        "decimal",
+        "varchar",
+        "blob",
+        "date",
+        "time",
+        "timestamp",
+        "uuid",
+    ]
+) | {"timestamp with time zone"}
+# The engine's type of a column, kept beside the Arrow type that it travels as.
+TYPE_KEY = b"eventlog.type"
+_ROWS = "_rows"
+_POSITION_FIELDS = (
+    pa.field("_partition", pa.int32(), metadata={TYPE_KEY: b"INTEGER"}),
+    pa.field("_offset", pa.int64(), metadata={TYPE_KEY: b"BIGINT"}),
+    pa.field("_row", pa.int32(), metadata={TYPE_KEY: b"INTEGER"}),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TransformPlan:
+    """A pipeline's transform as it will run.
+
+    columns  (name, type) of the result, without the positions
+    schema   the Arrow schema of the result: columns, then `_partition, _offset, _row`; each field's metadata names
+             the engine's type under TYPE_KEY
+    sql      the rewritten query, None for a Python transform or none
+    checks   compiled expressions by name
+    """
+
+    columns: tuple[tuple[str, str], ...]
+    schema: pa.Schema
+    sql: str | None
+    checks: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class TransformResult:
+    """The rows of one slice, ordered by `_partition, _offset, _row`, and their accounting.
+
+    counts    landed = typed + tombstones; passed = typed - filtered + exploded
+    failures  {check: {"rows": n, "first": ["partition:offset", ...]}}, broken checks only
+    """
+
+    table: pa.Table
+    counts: dict[str, int]
+    failures: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def analyze(pipeline: Pipeline) -> TransformPlan:
+    """Check the transform, event time and checks without data.
+
+    Raises TransformError, EventTimeError, CheckDefinitionError, each naming what is wrong and the columns there are.
+    """
+    with session(threads=1) as connection:
+        return _analyze(connection, pipeline)
+
+
+def transform_slice(pipeline: Pipeline, raw: Path | pa.Table) -> TransformResult:
+    """Decode and transform one landed slice (a raw file, read with its checksums verified, or a raw table).
+
+    Raises DecodeError, TransformError, EventTimeError, CheckDefinitionError, StagingCorruptError. A broken check is
+    no error here: it is counted in `failures`.
+    """
+    assert pipeline.decode is not None
+    with session() as connection:
+        plan = _analyze(connection, pipeline)
+        decoder = Decoder(pipeline.decode, connection)
+        counts = dict.fromkeys(("typed", "filtered", "exploded", "passed"), 0)
+        failures: dict[str, dict[str, Any]] = {}
+        tables = [empty_table(plan.schema)]
+        for piece in _pieces(raw):
+            typed = decoder.decode(piece)
+            if decoder.failed:
+                continue
+            rows = _run(connection, pipeline, plan, typed)
+            _count(counts, typed, rows)
+            if plan.checks and rows.num_rows:
+                _show(connection, "_checked", _ROWS, rows, dict(plan.columns))
+                quality.merge(failures, quality.evaluate(connection, plan.checks, _ROWS))
+            tables.append(rows)
+        decoder.finish()
+    counts = {"landed": decoder.landed, "tombstones": decoder.tombstones, **counts}
+    return TransformResult(pa.concat_tables(tables), counts, failures)
+
+
+def part_schema(pipeline: Pipeline) -> pa.Schema:
+    """The schema of a pipeline's parts, as `TransformPlan.schema`."""
+    return analyze(pipeline).schema
+
+
+def _pieces(raw: Path | pa.Table) -> Iterator[pa.Table]:
+    if isinstance(raw, Path):
+        for batch in rawfile.iter_batches(raw):
+            yield pa.Table.from_batches([batch])
+    else:
+        for start in range(0, raw.num_rows, rawfile.GROUP_ROWS):
+            yield raw.slice(start, rawfile.GROUP_ROWS)
+
+
+def _analyze(connection: duckdb.DuckDBPyConnection, pipeline: Pipeline) -> TransformPlan:
+    assert pipeline.decode is not None
+    given = declared_columns(pipeline.decode)
+    sql = None
+    if isinstance(pipeline.transform, str):
+        empty = empty_table(Decoder(pipeline.decode, connection).schema)
+        _show(connection, "_decoded", "batch", empty, given)
+        sql = compile_sql(connection, pipeline.transform, [*given, *META_COLUMNS])
+        columns = _bind(connection, sql, [*given, *META_COLUMNS])
+    else:
+        columns = dict(pipeline.schema) if pipeline.schema is not None else given
+    fields = (f.with_metadata({TYPE_KEY: columns[f.name].encode()}) for f in engine_schema(connection, columns))
+    schema = pa.schema([*fields, *_POSITION_FIELDS])
+    _check_event_time(pipeline, columns)
+    _show(connection, "_checked", _ROWS, empty_table(schema), columns)
+    checks = quality.compile_checks(
+        connection, pipeline.checks, _ROWS, {**columns, "_partition": "INTEGER", "_offset": "BIGINT", "_row": "INTEGER"}
+    )
+    return TransformPlan(tuple(columns.items()), schema, sql, checks)
+
+
+def _bind(connection: duckdb.DuckDBPyConnection, sql: str, available: list[str]) -> dict[str, str]:
+    try:
+        relation = connection.sql(sql)
+        names, types = list(relation.columns)[:-2], list(relation.types)[:-2]
+    except EngineError() as error:
+        raise fail(f"cannot run: {explain(error, available)}") from error
+    if not names:
+        raise fail("selects no column")
+    columns: dict[str, str] = {}
+    for name, kind in zip(names, types, strict=True):
+        check_column(name)
+        if name.startswith("_") and (name not in META_COLUMNS or name in POSITION):
+            raise fail(f"names a column {printable(name)}; names that start with '_' are kept")
+        if name.casefold() in {known.casefold() for known in columns}:
+            raise fail(f"selects the column {printable(name)} twice; give one of them another name")
+        if not _storable(kind):
+            raise fail(f"gives column {printable(name)} the type {kind}, which cannot be stored; cast it to another")
+        columns[name] = "TIMESTAMPTZ" if str(kind) == "TIMESTAMP WITH TIME ZONE" else str(kind)
+    return columns
+
+
+def _storable(kind: Any) -> bool:
+    if kind.id in ("list", "struct"):
+        return all(_storable(child) for _, child in kind.children)
+    return kind.id in _STORABLE
+
+
+def _check_event_time(pipeline: Pipeline, columns: Mapping[str, str]) -> None:
+    name = pipeline.event_time
+    if name is None:
+        return
+    if name not in columns:
+        raise EventTimeError(
+            f"Pipeline {pipeline.name!r}: event_time={printable(name)} is not a column of its result; the columns are "
+            f"{', '.join(map(printable, columns))}. Select it, or name another."
+        )
+    if columns[name] not in ("TIMESTAMPTZ", "TIMESTAMP"):
+        raise EventTimeError(
+            f"Pipeline {pipeline.name!r}: event_time={printable(name)} is a {columns[name]}; it must be TIMESTAMPTZ or "
+            f"TIMESTAMP (UTC)."
+        )
+
+
+def _show(
+    connection: duckdb.DuckDBPyConnection, source: str, view: str, table: pa.Table, columns: Mapping[str, str]
+) -> None:
+    """Let the session see a table as `view`, with the types that Arrow has no name for given back."""
+    connection.register(source, pa.Table.from_batches(table.to_batches(max_chunksize=CHUNK_ROWS), table.schema))
+    lost = ("UUID", "JSON")
+    casts = ", ".join(
+        f"CAST({quote(n)} AS {kind}) AS {quote(n)}" for n, kind in columns.items() if any(name in kind for name in lost)
+    )
+    replace = f" REPLACE ({casts})" if casts else ""
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT *{replace} FROM {source}").fetchall()  # noqa: S608
+
+
+def _run(connection: duckdb.DuckDBPyConnection, pipeline: Pipeline, plan: TransformPlan, typed: pa.Table) -> pa.Table:
+    assert pipeline.decode is not None
+    if plan.sql is not None:
+        _show(connection, "_decoded", "batch", typed, declared_columns(pipeline.decode))
+        try:
+            rows = connection.sql(plan.sql).to_arrow_table()
+        except EngineError() as error:
+            raise fail(
+                f"failed on a value: {printable(str(error), 300)}; use try_cast or try(...) where values vary"
+            ) from error
+    elif callable(pipeline.transform):
+        rows = run_python(pipeline, typed, pa.schema(list(plan.schema)[:-3]).remove_metadata())
+    else:
+        rows = typed.select([*(name for name, _ in plan.columns), *POSITION])
+    partitions, offsets = positions(rows)
+    after = (partitions[1:] > partitions[:-1]) | (partitions[1:] == partitions[:-1]) & (offsets[1:] >= offsets[:-1])
+    if not after.all():
+        raise TransformError("The transform's rows came out of order; nothing is kept. This is a defect, report it.")
+    return pa.Table.from_arrays([*rows.columns, _row_numbers(partitions, offsets)], schema=plan.schema)
+
+
+def _row_numbers(partitions: Any, offsets: Any) -> pa.Array:
+    """0 for the first row of a position, counted up for its further ones; rows are in order."""
+    index = np.arange(len(offsets), dtype=np.int64)
+    first = np.ones(len(offsets), bool)
+    first[1:] = (partitions[1:] != partitions[:-1]) | (offsets[1:] != offsets[:-1])
+    rows = (index - np.maximum.accumulate(np.where(first, index, 0))).astype(np.int32)
+    return arrow.fixed(rows, pa.int32())
+
+
+def _count(counts: dict[str, int], typed: pa.Table, rows: pa.Table) -> None:
+    copies = sum(int(np.count_nonzero(arrow.numbers(chunk))) for chunk in rows.column("_row").chunks)
+    counts["typed"] += typed.num_rows
+    counts["passed"] += rows.num_rows
+    counts["exploded"] += copies
+    counts["filtered"] += typed.num_rows - (rows.num_rows - copies)

@@ -1,0 +1,9 @@
+"""What a user writes: frozen, validated values without I/O, light enough for a file parsed every few seconds."""
+
+from airflow_provider_eventlog.declare.checks import Check
+from airflow_provider_eventlog.declare.decode import Json, Raw
+from airflow_provider_eventlog.declare.outputs import DuckDB, Rows
+from airflow_provider_eventlog.declare.pipeline import Pipeline
+from airflow_provider_eventlog.declare.stream import FromGroup, Stream
+
+__all__ = ["Check", "DuckDB", "FromGroup", "Json", "Pipeline", "Raw", "Rows", "Stream"]

@@ -1,0 +1,137 @@
+"""A pipeline: the recipe over a stream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from hashlib import sha256
+from typing import Any
+
+from airflow_provider_eventlog.core.errors import DeclarationError
+from airflow_provider_eventlog.core.naming import check_name, printable
+from airflow_provider_eventlog.declare import callables
+from airflow_provider_eventlog.declare.checks import Check
+from airflow_provider_eventlog.declare.decode import Json, Raw, columns
+from airflow_provider_eventlog.declare.outputs import Rows
+from airflow_provider_eventlog.declare.stream import Stream
+
+FRAMES = ("arrow", "pandas")
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """How a stream's raw records become loaded rows.
+
+    name       names the pipeline in ledger, staging, targets and commands
+    stream     the stream it reads; its `decode` and `event_time` are this pipeline's defaults
+    transform  SQL over `batch`, row by row (it may filter, add, rename, explode), or a Python function from
+               table to table with the same freedom, or None to keep the decoded columns
+    schema     {column: type} of a Python function's result; only with one
+    frame      what a Python function is given and returns: "arrow" or "pandas". The table has the decoded
+               columns and `_key, _timestamp, _headers, _partition, _offset`; the result keeps the last two
+    decode, event_time  override the stream's
+    checks     row checks, in order
+    outputs    at least one
+    version    free text that is part of the recipe, to force a new one
+
+    Raises DeclarationError. The recipe is the digest of `serialize()`.
+    """
+
+    name: str
+    _: KW_ONLY
+    stream: Stream
+    outputs: Sequence[Rows]
+    transform: str | Callable[[Any], Any] | None = None
+    schema: Mapping[str, str] | None = None
+    frame: str = "arrow"
+    decode: Json | Raw | None = None
+    event_time: str | None = None
+    checks: Sequence[Check] = ()
+    version: str = ""
+
+    def __post_init__(self) -> None:
+        check_name("pipeline", self.name)
+        where = f"Pipeline {self.name!r}"
+        if not isinstance(self.stream, Stream):
+            raise DeclarationError(f"{where}: stream={printable(self.stream)} must be a Stream.")
+        object.__setattr__(self, "decode", self.decode or self.stream.decode or Raw())
+        object.__setattr__(self, "event_time", self.event_time or self.stream.event_time)
+        if not isinstance(self.decode, (Json, Raw)):
+            raise DeclarationError(f"{where}: decode must be Json(...) or Raw().")
+        object.__setattr__(self, "checks", _sequence(where, "checks", self.checks, Check))
+        object.__setattr__(self, "outputs", _sequence(where, "outputs", self.outputs, Rows))
+        if not self.outputs:
+            raise DeclarationError(
+                f"{where} needs at least one output, for example Rows(DuckDB('x.duckdb', table='x'))."
+            )
+        tables = [(o.target.path, o.target.schema.casefold(), o.target.table.casefold()) for o in self.outputs]
+        if len(set(tables)) < len(tables):
+            raise DeclarationError(f"{where}: two outputs name the same table; one table has one owner.")
+        self._check_transform(where)
+
+    def _check_transform(self, where: str) -> None:
+        if self.frame not in FRAMES:
+            raise DeclarationError(f"{where}: frame={printable(self.frame)} must be 'arrow' or 'pandas'.")
+        if callable(self.transform):
+            if self.schema is None:
+                raise DeclarationError(f"{where}: a Python transform needs schema={{column: type}} of its result.")
+            object.__setattr__(self, "schema", columns(f"{where}: schema", self.schema))
+        elif self.schema is not None:
+            raise DeclarationError(f"{where}: schema belongs to a Python transform; SQL tells its own.")
+        elif self.transform is not None and (not isinstance(self.transform, str) or not self.transform.strip()):
+            raise DeclarationError(f"{where}: transform={printable(self.transform)} must be SQL text or a function.")
+
+    def canonical(self) -> dict[str, Any]:
+        """The declaration as JSON values, callables as the digest of their syntax tree."""
+        assert self.decode is not None
+        transform: Any = self.transform
+        if callable(transform):
+            transform = {
+                "python": callables.fingerprint(transform),
+                "frame": self.frame,
+                "schema": list((self.schema or {}).items()),
+            }
+        elif transform is not None:
+            transform = {"sql": transform}
+        return {
+            "pipeline": self.name,
+            "stream": self.stream.canonical(),
+            "decode": self.decode.canonical(),
+            "event_time": self.event_time,
+            "transform": transform,
+            "checks": [c.canonical() for c in self.checks],
+            "outputs": [o.canonical() for o in self.outputs],
+            "version": self.version,
+        }
+
+    def serialize(self) -> str:
+        """Canonical JSON: the same text for equal declarations in every process and at every parse."""
+        return json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def recipe(self) -> str:
+        """Digest of the recipe; the stream's own knobs are not part of it, since raw data is shared."""
+        recipe = {k: v for k, v in self.canonical().items() if k != "stream"}
+        recipe["stream"] = self.stream.name
+        return sha256(json.dumps(recipe, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def replace(self, **changes: Any) -> Pipeline:
+        """A copy with some arguments changed, for example one pipeline a topic in a loop."""
+        return replace(self, **changes)
+
+    def __str__(self) -> str:
+        return f"Pipeline({self.name!r}, recipe {self.recipe[:12]})"
+
+    __repr__ = __str__
+
+
+def _sequence(where: str, knob: str, values: object, kind: type) -> tuple[Any, ...]:
+    items = tuple(values) if isinstance(values, (list, tuple)) else ()
+    if not isinstance(values, (list, tuple)) or not all(isinstance(v, kind) for v in items):
+        raise DeclarationError(f"{where}: {knob} must be a list of {kind.__name__}(...).")
+    names = [v.name for v in items]
+    for name in names:
+        if names.count(name) > 1:
+            raise DeclarationError(f"{where}: {knob} hold the name {name!r} twice.")
+    return items

@@ -1,0 +1,125 @@
+"""`eventlog_batch`: a pipeline's stages as one task group, and the Dag params by which people steer a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import DAG, Param, TaskGroup
+
+from airflow_provider_eventlog.core.errors import DeclarationError
+from airflow_provider_eventlog.core.naming import printable
+from airflow_provider_eventlog.declare.pipeline import Pipeline
+from airflow_provider_eventlog.operators.common import checked_pipeline
+from airflow_provider_eventlog.operators.land import LandSlicesOperator
+from airflow_provider_eventlog.operators.load import LoadBatchOperator
+from airflow_provider_eventlog.operators.plan import PlanBatchOperator
+from airflow_provider_eventlog.operators.request import FROM, OFFSETS, PIPELINE, TO, WHAT, WHATS, pipelines_of
+from airflow_provider_eventlog.operators.run import RunBatchOperator
+from airflow_provider_eventlog.operators.transform import TransformSlicesOperator
+from airflow_provider_eventlog.operators.validate import ValidateBatchOperator
+
+_RANGES = r"^\s*\d{1,10}:\d{1,19}-\d{1,19}\s*(,\s*\d{1,10}:\d{1,19}-\d{1,19}\s*)*$"
+_SECTION = "What this run takes"
+
+
+def eventlog_batch(
+    pipeline: Pipeline,
+    *,
+    tasks: str = "stages",
+    parallelism: int = 4,
+    gap: str | None = None,
+    read: str = "interval",
+    max_batches_per_run: int | None = None,
+    group_id: str | None = None,
+) -> TaskGroup:
+    """Add a pipeline's batch to the current DAG: plan >> land (mapped) >> transform (mapped) >> validate >> load.
+
+    tasks                "stages", or "one" for a single task `run` that does them all
+    parallelism, gap, read, max_batches_per_run   as PlanBatchOperator has them
+    group_id             default: the pipeline's name, dots as underscores
+
+    Adds the Dag params `eventlog_what`, `eventlog_offsets`, `eventlog_from` and `eventlog_to` to the DAG, and
+    `eventlog_pipeline` where it holds several pipelines; they steer manual runs and show in the trigger form.
+    Returns the task group. Raises DeclarationError outside of a DAG, and for malformed arguments.
+    """
+    checked_pipeline("eventlog_batch", pipeline)
+    if tasks not in ("stages", "one"):
+        raise DeclarationError(f"eventlog_batch: tasks={printable(tasks)} must be 'stages' or 'one'.")
+    planning: dict[str, Any] = {
+        "pipeline": pipeline,
+        "read": read,
+        "gap": gap,
+        "parallelism": parallelism,
+        "max_batches_per_run": max_batches_per_run,
+    }
+    with _group(pipeline, group_id) as group:
+        if tasks == "one":
+            RunBatchOperator(task_id="run", **planning)
+        else:
+            plan = PlanBatchOperator(task_id="plan", **planning)
+            land = LandSlicesOperator.partial(task_id="land", pipeline=pipeline).expand(pointer=plan.output)
+            transform = TransformSlicesOperator.partial(task_id="transform", pipeline=pipeline).expand(
+                pointer=plan.output
+            )
+            validate = ValidateBatchOperator(task_id="validate", pipeline=pipeline)
+            load = LoadBatchOperator(task_id="load", pipeline=pipeline)
+            plan >> land >> transform >> validate >> load
+    add_params(group.dag)
+    return group
+
+
+def _group(pipeline: Pipeline, group_id: str | None) -> TaskGroup:
+    group = TaskGroup(group_id or pipeline.name.replace(".", "_"), tooltip=f"pipeline {pipeline.name}")
+    if group.dag is None:
+        raise DeclarationError(
+            f"eventlog_batch({pipeline.name!r}) was called outside of a DAG; call it inside `with DAG(...):` or in a "
+            f"function decorated with @dag."
+        )
+    return group
+
+
+def add_params(dag: DAG) -> None:
+    """Give the DAG the params that steer manual runs; what its author has set under these names stays."""
+    for name, param in _params().items():
+        if name not in dag.params:
+            dag.params[name] = param
+    names = [p.name for p in pipelines_of(dag.tasks)]
+    if len(names) > 1:
+        dag.params[PIPELINE] = Param(
+            None,
+            type=["null", "string"],
+            enum=[None, *names],
+            title="Pipeline",
+            section=_SECTION,
+            description="The one pipeline that a manual run takes; none: all of them.",
+        )
+
+
+def _params() -> dict[str, Param]:
+    time: dict[str, Any] = {"type": ["null", "string"], "format": "date-time", "section": _SECTION}
+    return {
+        WHAT: Param(
+            "auto",
+            type="string",
+            enum=list(WHATS),
+            title="What",
+            section=_SECTION,
+            description=(
+                "Manual runs only; scheduled and back-fill runs take their interval. auto and since_last: everything "
+                "since the last batch. interval: from and to. offsets: exactly the offsets named."
+            ),
+        ),
+        OFFSETS: Param(
+            None,
+            type=["null", "string"],
+            pattern=_RANGES,
+            title="Offsets",
+            section=_SECTION,
+            description=(
+                "For what=offsets: partition:start-end, comma separated, the end not included; 0:100-200,1:0-50. "
+                "Offsets that a batch has already are replayed with it, never doubled."
+            ),
+        ),
+        FROM: Param(None, title="From", description="For what=interval: its start, by record timestamp.", **time),
+        TO: Param(None, title="To", description="For what=interval: its end, not included.", **time),
+    }

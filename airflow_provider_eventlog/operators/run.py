@@ -1,0 +1,32 @@
+"""All stages in one task, where the overhead of five matters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_eventlog.operators.plan import PlanningOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_eventlog.core.engine import Engine
+
+
+class RunBatchOperator(PlanningOperator):
+    """Plans, lands, transforms, validates and loads; the arguments are those of PlanBatchOperator.
+
+    A retry goes on where the last attempt stopped. Pushes the report, `{"run": ..., "validate": ..., "load": ...}`.
+    """
+
+    def work(self, engine: Engine, context: Context) -> dict[str, Any]:
+        """Do all stages."""
+        from airflow_provider_eventlog.core import stages
+
+        made = self.plan(engine, context)
+        for stage in (stages.land, stages.transform):
+            for group in range(len(made.groups)):
+                stage(engine, self.pipeline, made.run_key, group)
+        validated = stages.validate(engine, self.pipeline, made.run_key)
+        loaded = stages.load(engine, self.pipeline, made.run_key)
+        self.log.info("loaded %s batches", len(loaded["batches"]))
+        return {"run": made.run_key, "validate": validated["batches"], "load": loaded["batches"]}

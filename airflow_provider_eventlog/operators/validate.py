@@ -1,0 +1,27 @@
+"""Validate: the gate before anything is published."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_eventlog.operators.common import StageOperator, run_key
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_eventlog.core.engine import Engine
+
+
+class ValidateBatchOperator(StageOperator):
+    """Proves every batch of the run whole and balanced; a broken check holds it, and nothing of the run loads.
+
+    Pushes the report, `{"stage": "validate", "batches": [...]}`.
+    """
+
+    def work(self, engine: Engine, context: Context) -> dict[str, Any]:
+        """Validate the run's batches."""
+        from airflow_provider_eventlog.core import stages
+
+        report = stages.validate(engine, self.pipeline, run_key(context))
+        self.log.info("validated %s batches", len(report["batches"]))
+        return report

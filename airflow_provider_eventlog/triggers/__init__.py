@@ -1,0 +1,1 @@
+"""Triggers: what waits in the triggerer, without the ledger and without consuming."""
