@@ -1,1 +1,1 @@
-"""TODO."""
+"""Figures, each measured in the run that prints it: `python -m bench`, or `make bench`."""

@@ -5,7 +5,7 @@ with `eventlog_what` = offsets and `eventlog_offsets` = for example 0:100-200,1:
 since the schedule has an end.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, CronDataIntervalTimetable
 
@@ -62,7 +62,7 @@ with DAG(
     end_date=datetime(2013, 2, 1, tzinfo=UTC),
     catchup=True,
     max_active_runs=1,
-    default_args={"retries": 2},
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     doc_md=__doc__,
     tags=["eventlog"],
 ):

@@ -26,7 +26,8 @@ def dataset() -> pd.DataFrame:
     hours = pd.to_datetime(frame["time_hour"], utc=True)
     frame["time_hour"] = hours.dt.strftime("%Y-%m-%dT%H:%M:%SZ")
     frame["_departure_ms"] = hours.astype("datetime64[ms, UTC]").astype("int64") + frame["minute"] * 60_000
-    return frame.sort_values("_departure_ms", kind="stable", ignore_index=True)
+    ordered: pd.DataFrame = frame.sort_values("_departure_ms", kind="stable", ignore_index=True)
+    return ordered
 
 
 def records(frame: pd.DataFrame) -> Iterator[Record]:

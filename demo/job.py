@@ -1,4 +1,4 @@
-"""The main job in Airflow: two scheduled intervals, then a back-fill by offsets, and the proof that the numbers are right."""
+"""The main job in Airflow: two scheduled intervals, a back-fill by offsets, and the proof of the numbers."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 DAG = "flights"
 # How many offsets of each partition the back-fill names although a scheduled run has them already.
 _OVERLAP = 500
+_LANDING = ("length", "landed", "invisible", "lost")
+_TRANSFORM = ("tombstones", "typed", "filtered", "passed")
 
 
 def scheduled(airflow: AirflowStandalone) -> None:
@@ -73,8 +75,8 @@ def _row(name: str, kind: str, state: str, figures: dict[str, Any]) -> list[Any]
         name,
         kind,
         state,
-        *(landing[k] for k in ("length", "landed", "invisible", "lost")),
-        *(transform[k] for k in ("tombstones", "typed", "filtered", "passed")),
+        *(landing[k] for k in _LANDING),
+        *(transform[k] for k in _TRANSFORM),
     ]
 
 
@@ -83,12 +85,12 @@ def compare(database: Path, frame: pd.DataFrame) -> None:
     import duckdb
 
     with duckdb.connect(str(database), read_only=True) as connection:
-        head = connection.execute("select * from flights order by _partition, _offset limit 5")
+        first = "(select * from flights order by _partition, _offset limit 5)"
+        head = connection.execute(f"select columns(*)::varchar from {first}")
         table("flights.duckdb, table flights", [d[0] for d in head.description or []], head.fetchall())
         rows = connection.execute("select count(*), count(distinct (_partition, _offset)) from flights").fetchall()[0]
-        found = connection.execute(
-            "select carrier, count(*), min(dep_delay), max(dep_delay), avg(dep_delay) from flights group by 1 order by 1"
-        ).fetchall()
+        figures = "carrier, count(*), min(dep_delay), max(dep_delay), avg(dep_delay)"
+        found = connection.execute(f"select {figures} from flights group by 1 order by 1").fetchall()
     wanted = flights.expected(frame)
     shown = [
         (

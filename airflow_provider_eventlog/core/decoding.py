@@ -188,9 +188,10 @@ def _query(columns: dict[str, str]) -> str:
     return f"""
         SELECT {output}, _offset, _parsed,
                _parsed AND starts_with(x, '{{')
-               AND CASE WHEN regexp_matches(x, '{_LONG}|{_BAD}') THEN NOT regexp_matches(x, '{_BAD}') ELSE true END
+               AND CASE WHEN odd THEN NOT regexp_matches(x, '{_BAD}') ELSE true END
                AND coalesce({sure}, false) AS _sure
-        FROM (SELECT {typed}, x, _offset, s IS NOT NULL AND j IS NOT NULL AS _parsed
+        FROM (SELECT {typed}, x, _offset, s IS NOT NULL AND j IS NOT NULL AS _parsed,
+                     regexp_matches(x, '{_LONG}|{_BAD}') AS odd
               FROM (SELECT TRY(from_json(x, ?)) AS s, TRY(from_json(x, ?)) AS j, x, _offset
                     FROM (SELECT TRY(decode(value)) AS x, "offset" AS _offset FROM _raw)))
         """  # noqa: S608 - quoted names only
@@ -200,7 +201,8 @@ def _sure(kind: str, value: str, token: str) -> str:
     """The condition under which the engine's `value` is exactly what `token`, the field as JSON text, says."""
     present = f"{value} IS NOT NULL"
     number = f"ascii({token}) BETWEEN 45 AND 57"
-    exact = f"(NOT contains({token}, '.') OR NOT regexp_matches(x, '{_LONG}'))"
+    # `odd` rows may hold a longer numeral than a DOUBLE, in which tokens are told, can hold.
+    exact = f"(NOT odd OR NOT contains({token}, '.'))"
     if kind.endswith("[]"):
         return f"{present} AND CAST(to_json({value}) AS VARCHAR) = {token} AND {exact}"
     if kind in INTEGERS:

@@ -33,7 +33,8 @@ def check(pipeline: Pipeline) -> dict[str, Any]:
 def plan(engine: Engine, pipeline: Pipeline, request: RunRequest, run_key: str) -> RunPlan:
     """Freeze what the run takes and register the pipeline.
 
-    The recipe is checked first: nothing is planned for a transform that cannot run. Raises what `check` and `planning.plan_run` raise.
+    The recipe is checked first: nothing is planned for a transform that cannot run. Raises what
+    `check` and `planning.plan_run` raise.
     """
     from airflow_provider_eventlog.core.planning import plan_run
 

@@ -49,7 +49,18 @@ def _collect(function: FunctionType, parts: dict[str, str], key: str) -> None:
         elif isinstance(value, _CONSTANTS) and not hasattr(builtins, name):
             parts[name] = repr(value)
         elif isinstance(value, (tuple, frozenset, list, dict, set)):
-            parts[name] = repr(sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value)
+            parts[name] = _text(value)
+
+
+def _text(value: object) -> str:
+    """A constant as text that is the same in every process: sets in order, no addresses of objects."""
+    if isinstance(value, (set, frozenset)):
+        return "{" + ",".join(sorted(map(_text, value))) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(_text, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{_text(k)}:{_text(v)}" for k, v in value.items()) + "}"
+    return repr(value) if isinstance(value, _CONSTANTS) else type(value).__qualname__
 
 
 def _names(code: Any) -> set[str]:

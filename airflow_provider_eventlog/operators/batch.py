@@ -69,13 +69,13 @@ def eventlog_batch(
 
 
 def _group(pipeline: Pipeline, group_id: str | None) -> TaskGroup:
-    group = TaskGroup(group_id or pipeline.name.replace(".", "_"), tooltip=f"pipeline {pipeline.name}")
-    if group.dag is None:
+    try:
+        return TaskGroup(group_id or pipeline.name.replace(".", "_"), tooltip=f"pipeline {pipeline.name}")
+    except RuntimeError as error:
         raise DeclarationError(
             f"eventlog_batch({pipeline.name!r}) was called outside of a DAG; call it inside `with DAG(...):` or in a "
             f"function decorated with @dag."
-        )
-    return group
+        ) from error
 
 
 def add_params(dag: DAG) -> None:

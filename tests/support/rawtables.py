@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from airflow_provider_eventlog.core import arrow, rawfile
 from airflow_provider_eventlog.core.offsets import OffsetRange, Slice
@@ -36,3 +37,13 @@ def raw_file(path: Path, values: Sequence[bytes | None]) -> Path:
     piece = Slice("topic", 1, OffsetRange(0, 0, len(values)))
     rawfile.write_slice(path, raw_table(values).to_batches(), piece, lambda: SliceRead((), 0, 0))
     return path
+
+
+def damage(path: Path) -> bytes:
+    """Flip one bit in the last page of a Parquet file's first column; returns the bytes as they were."""
+    chunk = pq.read_metadata(path).row_group(0).column(0)
+    start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
+    last = start + chunk.total_compressed_size - 1
+    whole = path.read_bytes()
+    path.write_bytes(whole[:last] + bytes([whole[last] ^ 1]) + whole[last + 1 :])
+    return whole

@@ -218,7 +218,22 @@ def test_the_schema_is_known_without_data() -> None:
 
 def test_awkward_column_names_are_only_names() -> None:
     """Quotes, dots and SQL in a declared name reach no SQL and find their field."""
-    names = ['a"b', "a'b", "a.b", "$.a", "x; drop table _raw", "ä", "select"]
+    names = [
+        'a"b',
+        "a'b",
+        "a.b",
+        "$.a",
+        "x; drop table _raw",
+        "ä",
+        "select",
+        "x",
+        "odd",
+        "s",
+        "j",
+        "v0",
+        "tv1",
+        "value",
+    ]
     payload = json.dumps({name: index for index, name in enumerate(names)}).encode()
     table = decode_table(Json(dict.fromkeys(names, "BIGINT")), raw_table([payload])).table
     assert [table.column(name).to_pylist()[0] for name in names] == list(range(len(names)))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from airflow_provider_eventlog.core.errors import RequestError, SourceUnavailableError
 from airflow_provider_eventlog.core.kafka.config import client_settings
@@ -89,11 +89,14 @@ class _Sending:
         )
 
     def run(self, records: Iterable[Record]) -> Sent:
-        for index, record in enumerate(records):
-            self._send(index, record)
-            if self.mode == "sync":
-                self._drain()
-        self._drain()
+        try:
+            for index, record in enumerate(records):
+                self._send(index, record)
+                if self.mode == "sync":
+                    self._drain()
+            self._drain()
+        except KafkaException as error:
+            raise translate(error, f"topic {self.topic!r}") from error
         self.result.receipts = [self.found[i] for i in sorted(self.found)]
         return self.result
 

@@ -11,7 +11,7 @@ from confluent_kafka import IsolationLevel, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
-from airflow_provider_eventlog.core.errors import EventLogError
+from airflow_provider_eventlog.core.errors import EventLogError, ReadError
 from airflow_provider_eventlog.core.kafka.config import client_settings
 from airflow_provider_eventlog.core.kafka.failures import Watch
 from airflow_provider_eventlog.core.kafka.reader import RangeReader
@@ -154,6 +154,10 @@ class KafkaSource:
             return {}
         try:
             return self._list_once(wanted)
+        except ReadError:
+            # A look-up on a topic that the user may not see fails without a reason; the description has it.
+            self.describe()
+            raise
         except EventLogError as error:
             if not error.retriable or self._admin is None:
                 raise

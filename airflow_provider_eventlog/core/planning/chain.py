@@ -198,7 +198,8 @@ class Chain:
                 raise IntervalExpiredError(
                     f"The interval from {when(instant)} of topic {self.stream.topic!r} cannot be proved whole: "
                     f"partition {partition} now starts at offset {start}, and what stood before it has "
-                    f"expired. Begin at a later interval, or declare the stream with start='earliest' to take what is left."
+                    f"expired. Begin at a later interval, or declare the stream with start='earliest' to take what is "
+                    f"left."
                 )
 
     def _add(self, cut: Cut) -> None:

@@ -1,0 +1,40 @@
+"""The demo, whole, as `make demo DEMO_EXIT=1` runs it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.demo
+@pytest.mark.timeout(600)
+def test_the_demo_runs_and_its_figures_are_equal(tmp_path: Path) -> None:
+    """Two scheduled intervals and a back-fill load every flight once, and the figures equal the data set's."""
+    environment = {**os.environ, "DEMO_EXIT": "1", "DEMO_DIR": str(tmp_path / "demo")}
+    done = subprocess.run(
+        [sys.executable, "-m", "demo"], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    steps = re.findall(r"^\[\d\] (.*)$", done.stdout, re.MULTILINE)
+    assert len(steps) == 7
+    assert "rows: 336,776 loaded, 336,776 different offsets, 336,776 in the data set" in done.stdout
+    assert "DIFFERS" not in done.stdout
+    assert done.stdout.rstrip().splitlines()[-2].strip() == "equal."
+
+
+def test_the_demo_fails_when_a_figure_differs() -> None:
+    """A mean that differs in its last printed digits, a count or a bound that differs by one, is not equal."""
+    from demo.job import equal
+
+    row = ("AA", 10, -5, 90, 8.125)
+    assert equal(row, row)
+    assert not equal(row, ("AA", 11, -5, 90, 8.125))
+    assert not equal(row, ("AA", 10, -5, 91, 8.125))
+    assert not equal(row, ("AA", 10, -5, 90, 8.125001))
