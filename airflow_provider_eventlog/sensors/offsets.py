@@ -103,7 +103,7 @@ class OffsetsSensor(BaseSensorOperator):
             return {"new_offsets": new}
         if base.positions is None:
             return {"new_offsets": 0}
-        self.defer(
+        return self.defer(
             trigger=OffsetsTrigger(
                 topic=self.stream.topic,
                 kafka_conn_id=self.stream.kafka_conn_id,
