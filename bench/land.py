@@ -22,6 +22,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from airflow_provider_eventlog.declare import DuckDB, Pipeline, Raw, Rows, Stream
+from airflow_provider_eventlog.devkafka import cluster
+
 PARTITIONS = 4
 COUNTRIES = ("DE", "FR", "US", "JP", "BR", "IN", "ZA", "AU")
 
@@ -73,6 +76,7 @@ def _report(runs: dict[str, list[dict[str, float]]]) -> bool:
 def _measured(way: str, servers: str, topic: str, folder: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "bench.land", "--way", way, "--bootstrap-servers", servers, "--topic", topic]
     folder.mkdir()
+    _plan(servers, topic, folder)
     began = time.perf_counter()
     done = subprocess.run([*command, "--folder", str(folder)], check=True, stdout=subprocess.PIPE, text=True)
     wall = time.perf_counter() - began
@@ -83,11 +87,14 @@ def _measured(way: str, servers: str, topic: str, folder: Path) -> dict[str, flo
 def _say(messages: int) -> None:
     """Hand what this process took to the one that measures."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    print(json.dumps({"messages": messages, "cpu": used.ru_utime + used.ru_stime, "peak": used.ru_maxrss / 1024}))
+    # Not ru_maxrss, which a process inherits from the one that started it.
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    cpu = used.ru_utime + used.ru_stime
+    print(json.dumps({"messages": messages, "cpu": cpu, "peak": int(peak.split()[1]) / 1024}))
 
 
 def plain(servers: str, topic: str, folder: Path) -> None:
-    """What a careful user writes: offsets assigned, errors looked at, columns, one Parquet file a partition."""
+    """What a careful user writes: offsets assigned, errors looked at, columns, all partitions at once, one file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -101,54 +108,61 @@ def plain(servers: str, topic: str, folder: Path) -> None:
             "fetch.queue.backoff.ms": 10,
         }
     )
-    total = 0
-    for partition in sorted(consumer.list_topics(topic).topics[topic].partitions):
-        start, end = consumer.get_watermark_offsets(TopicPartition(topic, partition))
-        consumer.assign([TopicPartition(topic, partition, start)])
-        writer, position = None, start
-        while position < end:
-            messages = consumer.consume(min(10_000, end - position), 1.0)
-            for message in messages:
-                if message.error() is not None:
-                    raise KafkaException(message.error())
-            if not messages:
-                continue
-            table = pa.table(
-                {
-                    "partition": [m.partition() for m in messages],
-                    "offset": [m.offset() for m in messages],
-                    "timestamp": pa.array([m.timestamp()[1] for m in messages], pa.timestamp("ms")),
-                    "key": pa.array([m.key() for m in messages], pa.binary()),
-                    "value": pa.array([m.value() for m in messages], pa.binary()),
-                }
-            )
-            if writer is None:
-                path = folder / f"{partition}.parquet"
-                writer = pq.ParquetWriter(path, table.schema, compression="zstd", compression_level=1)
-            writer.write_table(table)
-            position = messages[-1].offset() + 1
-            total += len(messages)
-        if writer is not None:
-            writer.close()
+    partitions = sorted(consumer.list_topics(topic).topics[topic].partitions)
+    bounds = {p: consumer.get_watermark_offsets(TopicPartition(topic, p)) for p in partitions}
+    consumer.assign([TopicPartition(topic, p, start) for p, (start, _) in bounds.items()])
+    left = total = sum(end - start for start, end in bounds.values())
+    writer = None
+    while left > 0:
+        messages = consumer.consume(min(10_000, left), 1.0)
+        for message in messages:
+            if message.error() is not None:
+                raise KafkaException(message.error())
+        if not messages:
+            continue
+        table = pa.table(
+            {
+                "partition": pa.array([m.partition() for m in messages], pa.int32()),
+                "offset": pa.array([m.offset() for m in messages], pa.int64()),
+                "timestamp": pa.array([m.timestamp()[1] for m in messages], pa.timestamp("ms")),
+                "key": pa.array([m.key() for m in messages], pa.binary()),
+                "value": pa.array([m.value() for m in messages], pa.binary()),
+            }
+        )
+        if writer is None:
+            writer = pq.ParquetWriter(folder / "plain.parquet", table.schema, compression="zstd", compression_level=1)
+        writer.write_table(table)
+        left -= len(messages)
+    if writer is not None:
+        writer.close()
     consumer.close()
     _say(total)
 
 
-def eventlog(servers: str, topic: str, folder: Path) -> None:
-    """The stage `land` of a planned run, at its default settings; planning is a process of its own in Airflow."""
+def _pipeline(topic: str) -> Pipeline:
+    outputs = [Rows(DuckDB("bench.duckdb", table="bench"))]
+    return Pipeline("bench", stream=Stream(topic, start="earliest"), decode=Raw(), outputs=outputs)
+
+
+def _plan(servers: str, topic: str, folder: Path) -> None:
+    """Plan the run in a home of its own: in Airflow it is a task, and a process, of its own."""
     from airflow_provider_eventlog.core import stages
     from airflow_provider_eventlog.core.engine import open_engine
     from airflow_provider_eventlog.core.requests import RunRequest
-    from airflow_provider_eventlog.declare import DuckDB, Pipeline, Raw, Rows, Stream
 
-    stream = Stream(topic, start="earliest")
-    pipeline = Pipeline("bench", stream=stream, decode=Raw(), outputs=[Rows(DuckDB("bench.duckdb", table="bench"))])
-    with open_engine(stream, client={"bootstrap.servers": servers}, home=folder) as engine:
-        made = stages.plan(engine, pipeline, RunRequest("since_last"), "bench")
-        total = 0
-        for group in range(len(made.groups)):
-            total += stages.land(engine, pipeline, made.run_key, group)["accounting"]["landed"]
-    _say(total)
+    pipeline = _pipeline(topic)
+    with open_engine(pipeline.stream, client={"bootstrap.servers": servers}, home=folder) as engine:
+        stages.plan(engine, pipeline, RunRequest("since_last", parallelism=1), "bench")
+
+
+def eventlog(servers: str, topic: str, folder: Path) -> None:
+    """The stage `land` of a planned run, at its default settings: ledger, checksums, digests and syncs included."""
+    from airflow_provider_eventlog.core import stages
+    from airflow_provider_eventlog.core.engine import open_engine
+
+    pipeline = _pipeline(topic)
+    with open_engine(pipeline.stream, client={"bootstrap.servers": servers}, home=folder) as engine:
+        _say(stages.land(engine, pipeline, "bench", 0)["accounting"]["landed"])
 
 
 WAYS: dict[str, Any] = {"plain": plain, "eventlog": eventlog}
@@ -176,7 +190,8 @@ def _fill(servers: str, messages: int) -> str:
     for index in range(messages):
         value = (
             f'{{"id":{index},"user":"user-{rng.randrange(100_000):06d}","country":"{COUNTRIES[index % 8]}",'
-            f'"amount":{rng.random() * 1000:.2f},"ts":"2026-01-{index % 28 + 1:02d}T00:00:00Z","note":"{rng.getrandbits(64):x}"}}'
+            f'"amount":{rng.random() * 1000:.2f},"ts":"2026-01-{index % 28 + 1:02d}T00:00:00Z",'
+            f'"note":"{rng.getrandbits(64):x}"}}'
         )
         while True:
             try:
@@ -191,8 +206,8 @@ def _fill(servers: str, messages: int) -> str:
 
 @contextlib.contextmanager
 def _broker() -> Iterator[str]:
-    raise SystemExit("no embedded broker")
-    yield ""
+    with tempfile.TemporaryDirectory(prefix="bench-kafka-") as folder, cluster.start(1, data_dir=Path(folder)) as kafka:
+        yield kafka.bootstrap_servers
 
 
 if __name__ == "__main__":
