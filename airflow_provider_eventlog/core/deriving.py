@@ -10,7 +10,7 @@ from airflow_provider_eventlog.core.arrow import empty_table
 from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.errors import NotReadyError, StagingMissingError
 from airflow_provider_eventlog.core.offsets import OffsetRange, PlannedBatch, RunPlan
-from airflow_provider_eventlog.core.protocols import PartRecord, SliceRecord
+from airflow_provider_eventlog.core.protocols import Outcome, PartRecord, SliceRecord, StagedFile
 from airflow_provider_eventlog.core.staging import paths
 from airflow_provider_eventlog.core.transforming import transform_slice
 from airflow_provider_eventlog.declare.pipeline import Pipeline
@@ -32,9 +32,11 @@ def derive(engine: Engine, pipeline: Pipeline, planned: PlannedBatch, wanted: Of
     recorded = {p.range: p for p in engine.ledger.parts(pipeline.name, batch.batch_id, number)}.get(wanted)
     path = paths.part(batch.stream, pipeline.name, batch.batch_id, number, TYPED, wanted)
     if recorded is None:
-        if not engine.staging.exists(path):
-            _publish(engine, pipeline, planned, landed, path)
-        recorded = engine.ledger.record_part(pipeline.name, batch.batch_id, number, _adopt(engine, path))
+        outcome, file = Outcome.EXISTED, engine.staging.stat(path)
+        if file is None:
+            outcome, file = _publish(engine, pipeline, planned, landed, path)
+        part = _adopt(engine, outcome, file)
+        recorded = engine.ledger.record_part(pipeline.name, batch.batch_id, number, part)
     elif not engine.staging.exists(path):
         raise StagingMissingError(f"The part {path} was derived and is gone from staging; restore it from a copy.")
     return accounting.transform_counts(recorded, landed)
@@ -47,7 +49,9 @@ def _landed(engine: Engine, planned: PlannedBatch, wanted: OffsetRange) -> Slice
     raise NotReadyError(f"The slice {wanted} of batch {planned.batch.batch_id} is not landed yet; run or clear land.")
 
 
-def _publish(engine: Engine, pipeline: Pipeline, planned: PlannedBatch, landed: SliceRecord, path: str) -> None:
+def _publish(
+    engine: Engine, pipeline: Pipeline, planned: PlannedBatch, landed: SliceRecord, path: str
+) -> tuple[Outcome, StagedFile]:
     raw = engine.staging.open(landed.file.path, landed.file)
 
     def write(temporary: Path) -> None:
@@ -55,14 +59,15 @@ def _publish(engine: Engine, pipeline: Pipeline, planned: PlannedBatch, landed: 
         engine.check_cancelled()
         partfile.write_part(temporary, result, kind=TYPED, wanted=landed.range, recipe=pipeline.recipe)
 
-    engine.staging.publish(path, write)
+    return engine.staging.publish(path, write)
 
 
-def _adopt(engine: Engine, path: str) -> PartRecord:
-    file = engine.staging.stat(path)
-    if file is None:
-        raise StagingMissingError(f"The part {path} vanished from staging while it was derived; retry.")
-    return partfile.read_part(engine.staging.open(path, file), file)
+def _adopt(engine: Engine, outcome: Outcome, file: StagedFile) -> PartRecord:
+    local = engine.staging.open(file.path)
+    part = partfile.read_part(local, file)
+    if outcome is not Outcome.LANDED:
+        partfile.verify_rows(local, part.digest)
+    return part
 
 
 def decoded(engine: Engine, pipeline: Pipeline, bound: RunPlan) -> pa.Table:

@@ -21,7 +21,7 @@ from airflow_provider_eventlog.core.errors import (
 )
 from airflow_provider_eventlog.core.offsets import BatchPlan, OffsetRange, Slice, TopicIdentity
 from airflow_provider_eventlog.core.planning.plan import replaced
-from airflow_provider_eventlog.core.protocols import SliceRecord
+from airflow_provider_eventlog.core.protocols import Outcome, SliceRecord, StagedFile
 from airflow_provider_eventlog.core.staging import paths, records
 from airflow_provider_eventlog.declare.stream import Stream
 
@@ -44,12 +44,16 @@ def land_slice(
                 f"The raw slice {path} was landed and is gone from staging; restore it from a copy."
             )
         return recorded
-    if not engine.staging.exists(path):
-        _read_and_publish(engine, stream, identity, piece, path)
-    return engine.ledger.record_slice(batch.batch_id, _adopt(engine, piece, path))
+    outcome, file = Outcome.EXISTED, engine.staging.stat(path)
+    if file is None:
+        outcome, file = _read_and_publish(engine, stream, identity, piece, path)
+    return engine.ledger.record_slice(batch.batch_id, _adopt(engine, piece, outcome, file))
 
 
-def _read_and_publish(engine: Engine, stream: Stream, identity: TopicIdentity, piece: Slice, path: str) -> None:
+def _read_and_publish(
+    engine: Engine, stream: Stream, identity: TopicIdentity, piece: Slice, path: str
+) -> tuple[Outcome, StagedFile]:
+    """Read the slice and publish it; the file that stands then, this attempt's or one that was faster."""
     source = engine.source(stream)
     _same_topic(identity, source.describe().identity)
 
@@ -59,7 +63,7 @@ def _read_and_publish(engine: Engine, stream: Stream, identity: TopicIdentity, p
         _same_topic(identity, source.describe().identity)
         engine.check_cancelled()
 
-    engine.staging.publish(path, write)
+    return engine.staging.publish(path, write)
 
 
 def _same_topic(pinned: TopicIdentity, found: TopicIdentity) -> None:
@@ -67,15 +71,15 @@ def _same_topic(pinned: TopicIdentity, found: TopicIdentity) -> None:
         raise TopicReplacedError(replaced(pinned, found))
 
 
-def _adopt(engine: Engine, piece: Slice, path: str) -> SliceRecord:
-    file = engine.staging.stat(path)
-    if file is None:
-        raise StagingMissingError(f"The raw slice {path} vanished from staging while it was landed; retry.")
-    info = rawfile.read_info(engine.staging.open(path, file))
+def _adopt(engine: Engine, piece: Slice, outcome: Outcome, file: StagedFile) -> SliceRecord:
+    path, local = file.path, engine.staging.open(file.path)
+    info = rawfile.read_info(local)
     if info.piece != piece:
         raise StagingCorruptError(
             f"The file {path} holds {info.piece}, not {piece}; restore it, or remove it and re-land."
         )
+    if outcome is not Outcome.LANDED:
+        rawfile.verify_rows(local, info.digest)
     record = SliceRecord(
         range=piece.range,
         file=file,

@@ -6,7 +6,6 @@ to adopt it without deriving it again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from airflow_provider_eventlog.core.errors import StagingCorruptError
 from airflow_provider_eventlog.core.naming import printable
 from airflow_provider_eventlog.core.offsets import OffsetRange
 from airflow_provider_eventlog.core.protocols import PartRecord, StagedFile
-from airflow_provider_eventlog.core.rawfile import GROUP_ROWS, WRITING, footer, reading
+from airflow_provider_eventlog.core.rawfile import GROUP_ROWS, WRITING, footer, reading, sealed
 from airflow_provider_eventlog.core.transforming import TransformResult, part_schema
 
 __all__ = [
@@ -71,7 +70,6 @@ def write_part(path: Path, result: TransformResult, *, kind: str, wanted: Offset
 
 def _to_text(info: PartInfo) -> str:
     record = {
-        "format": FORMAT,
         "kind": info.kind,
         "range": str(info.range),
         "recipe": info.recipe,
@@ -80,7 +78,7 @@ def _to_text(info: PartInfo) -> str:
         "counts": info.counts,
         "failures": info.failures,
     }
-    return json.dumps(record, sort_keys=True, separators=(",", ":"))
+    return sealed(record, FORMAT)
 
 
 def read_part_info(path: Path) -> PartInfo:
@@ -102,6 +100,12 @@ def read_part(path: Path, file: StagedFile) -> PartRecord:
     """The ledger's record of a published part; raises StagingCorruptError, ManifestVersionError."""
     info = read_part_info(path)
     return PartRecord(info.kind, info.range, file, info.digest, info.recipe, info.counts, info.failures)
+
+
+def verify_rows(path: Path, expected: str) -> None:
+    """Read every row and compare the logical digest; raises StagingCorruptError. See `rawfile.verify_rows`."""
+    if table_digest(read_table(path)) != expected:
+        raise StagingCorruptError(f"The rows of {path} are not the ones that were derived; remove it and derive again.")
 
 
 def read_table(path: Path) -> pa.Table:

@@ -117,7 +117,7 @@ class Staging(Protocol):
         """Whether a file is published under `path`."""
 
     def open(self, path: str, expected: StagedFile | None = None) -> Path:
-        """A local path to read from, after checking size and SHA-256 against `expected`.
+        """A local path to read from, after checking size and SHA-256 against `expected` where it is given.
 
         Raises StagingMissingError, StagingCorruptError.
         """

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,9 @@ _WAIT_S = 0.1
 _METADATA_S = 1.0
 # Gaps nearer to each other than this are re-read in one go: an assignment costs more than skipping records.
 _NEAR = 5_000
+
+# A record's timestamp is (kind, milliseconds).
+_KIND, _TIME = itemgetter(0), itemgetter(1)
 
 _Offsets = npt.NDArray[np.int64]
 
@@ -301,13 +305,14 @@ def _to_batch(topic: str, messages: list[Message], wanted: OffsetRange) -> pa.Re
     if count and offsets[-1] >= wanted.end:
         count = int(np.searchsorted(offsets, wanted.end))
         messages, offsets = messages[:count], offsets[:count]
-    stamps = np.fromiter(chain.from_iterable(map(Message.timestamp, messages)), np.int64, 2 * count).reshape(count, 2)
+    stamps = list(map(Message.timestamp, messages))
+    times = np.fromiter(map(_TIME, stamps), np.int64, count)
     columns = [
         arrow.constant(topic, count),
         arrow.fixed(np.full(count, wanted.partition, np.int32), pa.int32()),
         arrow.fixed(offsets, pa.int64()),
-        arrow.fixed(stamps[:, 1], RAW_SCHEMA.field("timestamp").type, stamps[:, 1] >= 0),
-        arrow.fixed(stamps[:, 0].astype(np.int8), pa.int8()),
+        arrow.fixed(times, RAW_SCHEMA.field("timestamp").type, times >= 0),
+        arrow.fixed(np.fromiter(map(_KIND, stamps), np.int8, count), pa.int8()),
         arrow.binary(list(map(Message.key, messages))),
         arrow.binary(list(map(Message.value, messages))),
         _headers(messages),

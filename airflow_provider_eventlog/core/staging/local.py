@@ -88,6 +88,8 @@ class LocalStaging:
     def open(self, path: str, expected: StagedFile | None = None) -> Path:
         """The local path, verified against `expected`."""
         final = self._resolve(path)
+        if expected is None and final.is_file():
+            return final
         found = self.stat(path)
         if found is None:
             raise StagingMissingError(

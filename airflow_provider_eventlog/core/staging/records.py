@@ -22,13 +22,13 @@ def digest(value: Any) -> str:
     return sha256(canonical(value).encode("ascii")).hexdigest()
 
 
-def dump(record: Mapping[str, Any]) -> bytes:
-    """The bytes of a record file."""
-    return (canonical({"format": FORMAT, "record": record, "sha256": digest(record)}) + "\n").encode("ascii")
+def dump(record: Mapping[str, Any], number: int = FORMAT) -> bytes:
+    """The bytes of a record; `number` is the format of what is in it."""
+    return (canonical({"format": number, "record": record, "sha256": digest(record)}) + "\n").encode("ascii")
 
 
-def load(path: str, data: bytes) -> dict[str, Any]:
-    """Read a record file's bytes; `path` is for messages.
+def load(path: str, data: bytes, newest: int = FORMAT) -> dict[str, Any]:
+    """Read a record's bytes, of any format up to `newest`; `path` is for messages.
 
     Raises StagingCorruptError (not JSON, or the hash does not fit: cut off or edited by hand) and
     ManifestVersionError (written by a newer release).
@@ -40,9 +40,9 @@ def load(path: str, data: bytes) -> dict[str, Any]:
         raise StagingCorruptError(
             f"{path} is not a record of this package ({error}); restore it or re-land."
         ) from error
-    if not isinstance(number, int) or number > FORMAT:
+    if not isinstance(number, int) or number > newest:
         raise ManifestVersionError(
-            f"{path} has format {number}, this release reads up to {FORMAT}; use the release that wrote it."
+            f"{path} has format {number}, this release reads up to {newest}; use the release that wrote it."
         )
     record = document.get("record")
     if not isinstance(record, dict) or document.get("sha256") != digest(record):
