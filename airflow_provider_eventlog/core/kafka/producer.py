@@ -79,6 +79,8 @@ class _Sending:
         self.found: dict[int, Receipt] = {}
         self.producer = Producer(
             {
+                # The topic says what is too large; the client's own limit of 1 MB would come first.
+                "message.max.bytes": 1_000_000_000,
                 **client_settings(settings),
                 # Retries may then neither double nor reorder what one call sends.
                 "enable.idempotence": True,

@@ -138,6 +138,8 @@ class RangeReader:
                 position = max(position, int(messages[-1].offset() or 0) + 1)
                 ask = _next_chunk(messages)
                 yield messages
+                # What the caller did meanwhile, writing a row group for one, is not Kafka's silence.
+                silent_since = time.monotonic()
 
     def _events(self, messages: list[Message], wanted: OffsetRange) -> tuple[list[Message], int]:
         """The records of a list, and the greatest end-of-partition offset in it (-1 for none); raises its errors."""
