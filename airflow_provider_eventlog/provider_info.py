@@ -55,8 +55,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "ledger_conn_id": {
         "description": (
-            "Connection of type sqlite whose host is the path of the ledger's file, on the one host that runs the "
-            "tasks. Empty: eventlog/ledger.sqlite below AIRFLOW_HOME."
+            "Connection of the ledger: of type postgres, or of type sqlite whose host is the path of a file on the "
+            "one host that runs the tasks. Empty: eventlog/ledger.sqlite below AIRFLOW_HOME."
         ),
         "version_added": "0.1.0",
         "type": "string",

@@ -40,7 +40,9 @@ def add_stores(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("state")
     group.add_argument("--home", metavar="DIR", help="base of relative paths and defaults; default: AIRFLOW_HOME")
     group.add_argument("--staging-root", metavar="DIR", help="default: [eventlog] staging_root, else below the home")
-    group.add_argument("--ledger", metavar="FILE", help="the SQLite ledger; default: below the home")
+    group.add_argument(
+        "--ledger", metavar="FILE|URL", help="an SQLite file or postgresql://...; default: below the home"
+    )
 
 
 def add_pipeline(parser: argparse.ArgumentParser) -> None:

@@ -92,10 +92,10 @@ def open_engine(
     client        Kafka client settings, or a function that finds them: called only when Kafka is needed
     home          base of relative paths and of the defaults
     staging_root  `[eventlog] staging_root`; the stream's own `staging` goes before it
-    ledger_url    a path or sqlite URL; default below `home`
+    ledger_url    a path, or a URL of SQLite or PostgreSQL; default below `home`
     keep          False opens for a preview: a ledger that does not exist yet stays so
 
-    Raises LedgerUnavailableError, LedgerVersionError, LedgerHostError, StagingNotSharedError,
+    Raises LedgerConfigError, LedgerUnavailableError, LedgerVersionError, LedgerHostError, StagingNotSharedError,
     StagingUnavailableError.
     """
     from airflow_provider_eventlog.core.staging.local import LocalStaging

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Barrier
 from typing import Any
 
@@ -13,6 +12,7 @@ from airflow_provider_eventlog.core.errors import AccountingError
 from airflow_provider_eventlog.core.ledger import open_ledger
 from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, TopicIdentity, subtract
 from airflow_provider_eventlog.core.protocols import (
+    GenerationState,
     Ledger,
     PartRecord,
     PlanningTransaction,
@@ -22,6 +22,8 @@ from airflow_provider_eventlog.core.protocols import (
 )
 
 IDENTITY = TopicIdentity("cluster", "orders", "topic-id")
+# The tables that have a row for each batch or more.
+GROWING = ("slice", "cut", "cut_offset", "batch", "part", "generation", "run", "run_batch")
 
 
 class Reopening:
@@ -104,14 +106,54 @@ def binding(
     return RunBinding(run_key, pipeline, "interval", {"mode": "interval", "interval": [0, 1]}, batches, groups, notes)
 
 
-def plan_at_once(path: str, seed: int, rounds: int, barrier: Barrier) -> tuple[str, int, list[str]]:
+def plan_one(ledger: Ledger) -> None:
+    """Plan batch b1, offsets 0 to 9 of partition 0 of stream s, and bind run k of pipeline p to it."""
+    with ledger.planning("s", "{}") as tx:
+        tx.add_epoch(IDENTITY, "first plan")
+        tx.add_cut(1, cut(100, {0: 0}))
+        tx.add_cut(1, cut(200, {0: 10}))
+        tx.add_batch(segment("b1", 100, 200, "0:0-10"))
+        tx.bind(binding("k", ("b1", tx.allocate("p", "b1", "r", "i"), "new")))
+
+
+def use_everything(ledger: Ledger) -> None:
+    """Plan, land and derive so that every statement runs whose cost could grow with the chain."""
+    for _ in range(2):
+        plan_one(ledger)
+    with ledger.planning("s", "{}") as tx:
+        tx.coverage(1)
+        tx.coverage(1, [0, 3])
+        tx.cuts(1)
+        tx.batches(1)
+        tx.taken("p", 1)
+        tx.mean_bytes(1)
+        tx.allocate("p", "b1", "r2", "i2")
+        tx.add_batch(off_chain("b2", "0:20-30", "1:0-5"))
+        tx.bound("k", "p")
+    ledger.record_slice("b1", slice_record("0:0-10"))
+    ledger.record_slice("b1", slice_record("0:0-10"))
+    ledger.seal_batch("b1", "m")
+    ledger.record_part("p", "b1", 1, part_record("0:0-10"))
+    ledger.advance_generation("p", "b1", 1, GenerationState.VALIDATED)
+    ledger.register_pipeline("p", "s", "r", "{}")
+    ledger.slices("b1")
+    ledger.parts("p", "b1", 1)
+    ledger.batch("b1")
+    ledger.batches("s")
+    ledger.generations("p")
+    ledger.generations("p", "b1")
+    ledger.run_plan("k", "p")
+    ledger.runs("p", 5)
+
+
+def plan_at_once(address: str, seed: int, rounds: int, barrier: Barrier) -> tuple[str, int, list[str]]:
     """In a process of its own: open the ledger with the others, then plan `rounds` batches against them.
 
     Returns the ledger's id, how often a range that others had planned was refused, and the planned ranges.
     """
     chance = random.Random(seed)
     barrier.wait(timeout=60)
-    ledger = open_ledger(Path(path), timeout_s=60)
+    ledger = open_ledger(address, timeout_s=60)
     refused = 0
     planned: list[str] = []
     for n in range(rounds):

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from airflow_provider_eventlog.core.ledger import SqlLedger, open_ledger
 from airflow_provider_eventlog.core.offsets import OffsetRange, subtract
 from airflow_provider_eventlog.core.protocols import Ledger
-from tests.contract.ledgers import IDENTITY, off_chain, plan_at_once, slice_record
+from tests.contract.ledgers import IDENTITY, off_chain, plan_at_once, plan_one, slice_record
 
 PROCESSES, ROUNDS = 8, 12
 
 
 @pytest.fixture(scope="module")
-def raced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SqlLedger, list[tuple[str, int, list[str]]]]]:
+def raced(new_address: Callable[[], str]) -> Iterator[tuple[SqlLedger, list[tuple[str, int, list[str]]]]]:
     """A ledger that eight processes have created and planned in at once, and what each of them saw."""
-    path = tmp_path_factory.mktemp("race") / "deep" / "ledger.sqlite"
+    address = new_address()
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(PROCESSES, mp_context=context) as pool:
         barrier = manager.Barrier(PROCESSES)
-        futures = [pool.submit(plan_at_once, str(path), seed, ROUNDS, barrier) for seed in range(PROCESSES)]
+        futures = [pool.submit(plan_at_once, address, seed, ROUNDS, barrier) for seed in range(PROCESSES)]
         results = [future.result(timeout=120) for future in futures]
-    ledger = open_ledger(path)
+    ledger = open_ledger(address)
     yield ledger, results
     ledger.close()
 
@@ -88,3 +91,58 @@ def test_threads_share_a_handle(open_handle: Callable[[], Ledger]) -> None:
     for thread in threads:
         thread.join(60)
     assert ledger.slices("b") == tuple(slice_record(text) for text in texts)
+
+
+def test_rivals_make_a_row_once(open_handle: Callable[[], Ledger]) -> None:
+    """Staging root, streams and pipelines that two handles meet for the first time at once are recorded once."""
+    handles = [open_handle() for _ in range(6)]
+    failures: list[Exception] = []
+    for n in range(5):
+        barrier = threading.Barrier(len(handles))
+
+        def meet(handle: Ledger, n: int = n, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait(30)
+            try:
+                handle.check_staging("/root", "id")
+                handle.register_pipeline(f"p{n}", f"s{n}", "r", "{}")
+                with handle.planning(f"s{n}", "{}") as tx:
+                    tx.add_epoch(IDENTITY, "first plan")
+            except Exception as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=meet, args=(handle,)) for handle in handles]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert failures == []
+    assert [p[0] for p in handles[0].pipelines()] == [f"p{n}" for n in range(5)]
+    assert [len(handles[0].epochs(f"s{n}")) for n in range(5)] == [1] * 5
+
+
+def test_a_planner_that_is_killed_leaves_nothing_and_no_lock(address: str) -> None:
+    """After SIGKILL in the middle of a planning transaction the next planner starts at once on a clean ledger."""
+    code = (
+        "import sys\n"
+        "from airflow_provider_eventlog.core.ledger import open_ledger\n"
+        "from tests.contract.ledgers import IDENTITY, off_chain\n"
+        "with open_ledger(sys.argv[1]).planning('s', '{}') as tx:\n"
+        "    tx.add_epoch(IDENTITY, 'first plan')\n"
+        "    tx.add_batch(off_chain('b', '0:0-10'))\n"
+        "    print('planned', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, address],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "planned\n"
+        child.kill()
+    hasty = open_ledger(address, timeout_s=5)
+    assert (hasty.epochs("s"), hasty.coverage("s", 1)) == ((), ())
+    plan_one(hasty)
+    hasty.close()

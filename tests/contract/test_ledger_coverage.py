@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count, pairwise
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -25,10 +24,9 @@ _ranges = st.builds(
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqlLedger]:
+def shared(new_address: Callable[[], str]) -> Iterator[SqlLedger]:
     """One ledger for all examples; each takes a stream of its own."""
-    path: Path = tmp_path_factory.mktemp("coverage") / "ledger.sqlite"
-    ledger = open_ledger(path)
+    ledger = open_ledger(new_address())
     yield ledger
     ledger.close()
 

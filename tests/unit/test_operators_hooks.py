@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import Connection
+from sqlalchemy import make_url
 
 from airflow_provider_eventlog.core.errors import (
     ConnectionConfigError,
@@ -124,13 +125,41 @@ def test_a_ledger_connection_names_a_file(monkeypatch: pytest.MonkeyPatch, uri: 
     assert config.ledger_url() == path
 
 
-@pytest.mark.parametrize("uri", ["postgres://h/db", "sqlite://"])
-def test_another_ledger_is_refused(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
-    """A ledger that this release cannot keep is refused with what to do."""
+def test_a_ledger_connection_of_postgres_becomes_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every field survives its way into the URL, and every spelling of a secret is given to the masker."""
+    secret, found = "p@ss/w:rd %+é", list[str]()
+    fields = {"host": "db.example", "port": 5433, "login": "me@x", "password": secret, "schema": "event log"}
+    extra = {"sslmode": "verify-full", "sslpassword": "s 2", "options": "-csearch_path=x", "connect_timeout": 5}
+    made = Connection(conn_id="ledger", conn_type="postgres", extra=json.dumps(extra), **fields)
+    options(monkeypatch, ledger_conn_id="ledger")
+    monkeypatch.setattr(config.BaseHook, "get_connection", lambda conn_id: made)
+    monkeypatch.setattr(config, "mask_secret", found.append)
+    text = config.ledger_url()
+    assert text is not None
+    url = make_url(text)
+    assert (url.drivername, url.host, url.port, url.username) == ("postgresql", "db.example", 5433, "me@x")
+    assert (url.password, url.database) == (secret, "event log")
+    assert dict(url.query) == {key: str(value) for key, value in extra.items()}
+    assert {secret, "s 2", "s+2"} <= set(found)
+    assert any(f":{spelt}@" in text for spelt in found)
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("mysql://u:canary@h/db", "type 'mysql'.*SQLite or PostgreSQL"),
+        ("sqlite://", "without the path"),
+        ("postgres://u:canary@h", "no database"),
+        ("postgres://u:canary@h/db?iam=true&service=canary", "'iam', 'service'.*sslmode"),
+    ],
+)
+def test_another_ledger_is_refused(monkeypatch: pytest.MonkeyPatch, uri: str, words: str) -> None:
+    """A connection that gives no ledger is refused with what to do, and without what it holds."""
     options(monkeypatch, ledger_conn_id="ledger")
     monkeypatch.setattr(config.BaseHook, "get_connection", lambda conn_id: Connection.from_uri(uri, conn_id=conn_id))
-    with pytest.raises(LedgerConfigError, match="SQLite only"):
+    with pytest.raises(LedgerConfigError, match=words) as caught:
         config.ledger_url()
+    assert "canary" not in str(caught.value)
 
 
 def test_looking_for_a_ledger_makes_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

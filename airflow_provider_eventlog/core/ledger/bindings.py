@@ -28,7 +28,8 @@ def newest(connection: Connection, name: str | None, limit: int | None) -> tuple
     chosen = select(run)
     if name is not None:
         chosen = chosen.where(run.c.pipeline == name)
-    chosen = chosen.order_by(run.c.seq.desc()).limit(limit)
+    # Runs that planners of two streams bind at the same time may have one number.
+    chosen = chosen.order_by(run.c.seq.desc(), run.c.run_key.desc(), run.c.pipeline.desc()).limit(limit)
     found = connection.execute(chosen).mappings().all()
     these = chosen.subquery("chosen")
     query = (

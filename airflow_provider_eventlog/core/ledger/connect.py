@@ -6,55 +6,78 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, delete, insert, inspect, make_url, select
+from sqlalchemy import URL, Connection, MetaData, delete, insert, inspect, make_url, select
 from sqlalchemy.exc import ArgumentError
 
+from airflow_provider_eventlog.core import durable
 from airflow_provider_eventlog.core.errors import LedgerConfigError, LedgerUnavailableError, LedgerVersionError
 from airflow_provider_eventlog.core.ledger import hosts, schema, sqlite
+from airflow_provider_eventlog.core.ledger.backend import Database
 from airflow_provider_eventlog.core.ledger.sql import SqlLedger
+
+_FORMS = "sqlite:////absolute/path/ledger.sqlite or postgresql://user:password@host/database"
+_POSTGRES = {"postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"}
 
 
 def open_ledger(url_or_path: str | Path, *, timeout_s: float = 30, create: bool = True) -> SqlLedger:
-    """Open the ledger in a SQLite file, given as an absolute path or a `sqlite:////...` URL; made at first use.
+    """Open a ledger in SQLite (an absolute path, `sqlite:////...`) or PostgreSQL (`postgresql://...`).
 
     timeout_s  how long any call waits for another writer before it raises LedgerUnavailableError
     create     False leaves a ledger that does not exist uncreated: an empty one in memory is opened in its place
 
-    Any number of processes may open a new ledger at once; one of them creates it, in one transaction.
-    Raises LedgerConfigError (another kind of database, a relative path, a file that is no ledger),
-    LedgerVersionError, LedgerHostError (network file system, file of another host), LedgerUnavailableError.
+    A ledger is made at first use: the file, or the tables in an existing database of PostgreSQL, in the first schema
+    of the search path. Any number of processes may open a new ledger at once; one of them creates it, in one
+    transaction.
+
+    Raises LedgerConfigError (another kind of database, a relative path, a database that is no ledger, log-in
+    refused), LedgerVersionError, LedgerUnavailableError, and for SQLite LedgerHostError (network file system, file of
+    another host).
     """
-    path = ledger_path(url_or_path)
-    if create or path.exists():
-        hosts.refuse_network(path)
-        _make_folder(path)
-        engine = sqlite.file_engine(path, timeout_s)
-    else:
-        engine = sqlite.memory_engine()
+    database = _database(url_or_path, timeout_s, create)
     try:
-        return SqlLedger(engine, _ledger_id(engine, str(path), timeout_s))
+        ledger_id = _ledger_id(database, create)
+        if ledger_id is None:
+            database.engine.dispose()
+            database = sqlite.memory()
+            ledger_id = _ledger_id(database, True)
+            assert ledger_id is not None
+        return SqlLedger(database, ledger_id)
     except BaseException:
-        engine.dispose()
+        database.engine.dispose()
         raise
 
 
-def ledger_path(url_or_path: str | Path) -> Path:
-    """The file behind an address; raises LedgerConfigError for what this release cannot open.
+def _database(url_or_path: str | Path, timeout_s: float, create: bool) -> Database:
+    where = address(url_or_path)
+    if isinstance(where, URL):
+        try:
+            from airflow_provider_eventlog.core.ledger import postgres
+        except ImportError as error:
+            raise LedgerConfigError(
+                f"A ledger on PostgreSQL needs psycopg, which cannot be imported ({error}); install "
+                f"airflow-provider-eventlog[postgres]."
+            ) from error
+        return postgres.server(where, timeout_s)
+    if not create and not where.exists():
+        return sqlite.memory()
+    hosts.refuse_network(where)
+    _make_folder(where)
+    return sqlite.file(where, timeout_s)
+
+
+def address(url_or_path: str | Path) -> Path | URL:
+    """The SQLite file, or the URL of PostgreSQL, that an address names; LedgerConfigError for anything else.
 
     Messages name the kind of a URL only: the rest may hold a password.
     """
     path = Path(url_or_path)
     if isinstance(url_or_path, str) and "://" in url_or_path:
-        try:
-            url = make_url(url_or_path)
-        except ArgumentError as error:
-            raise LedgerConfigError(
-                "The ledger's URL cannot be read; write sqlite:////absolute/path/ledger.sqlite."
-            ) from error
+        url = _url(url_or_path)
+        if url.drivername in _POSTGRES:
+            return url
         if url.get_backend_name() != "sqlite":
             raise LedgerConfigError(
-                f"A ledger on {url.get_backend_name()} is not supported by this release: give an absolute path, or "
-                f"sqlite:////absolute/path/ledger.sqlite."
+                f"A ledger on {url.drivername} is not supported by this release: give an absolute path, {_FORMS}."
             )
         path = Path(url.database or "")
     if not path.is_absolute():
@@ -65,28 +88,42 @@ def ledger_path(url_or_path: str | Path) -> Path:
     return path
 
 
+def _url(text: str) -> URL:
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        url = None
+    # An @ in a password that is not written as %40 ends up in the host, and from there in messages.
+    if url is None or "@" in (url.host or ""):
+        raise LedgerConfigError(
+            f"The ledger's URL cannot be read; write {_FORMS}, and special characters in user and password as %XX."
+        )
+    return url
+
+
 def _make_folder(path: Path) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(path.parent, set())
     except OSError as error:
         raise LedgerUnavailableError(f"The ledger's folder {path.parent} cannot be made: {error}.") from error
 
 
-def _ledger_id(engine: Engine, where: str, timeout_s: float) -> str:
-    """Create or check the ledger; its id."""
-    with engine.connect() as connection:
-        known = _meta(connection, where)
-    here = hosts.identity()
+def _ledger_id(database: Database, create: bool) -> str | None:
+    """Check the ledger, or create it; its id, or None for one that is neither there nor to be created."""
+    with database.reading.connect() as connection:
+        known = _meta(connection, database.where)
+    here = hosts.identity() if database.one_host else {}
     if known is None:
-        sqlite.start_wal(engine, where, timeout_s)
-        with sqlite.writing(engine).begin() as connection:
-            known = _meta(connection, where) or _create(connection, here)
-    _check_version(known, where)
+        if not create:
+            return None
+        with database.creating() as connection:
+            known = _meta(connection, database.where) or _create(connection, database.tables, here)
+    _check_version(known, database.where)
     bound = {key: known[key] for key in here if key in known}
-    if len(bound) == len(here):
-        hosts.refuse_second(where, bound, here)
+    if here and len(bound) == len(here):
+        hosts.refuse_second(database.where, bound, here)
     if bound != here:
-        with sqlite.writing(engine).begin() as connection:
+        with database.writing.begin() as connection:
             connection.execute(delete(schema.meta).where(schema.meta.c.key.in_(here)))
             connection.execute(insert(schema.meta), _rows(here))
     return known["ledger_id"]
@@ -104,12 +141,13 @@ def _meta(connection: Connection, where: str) -> dict[str, str] | None:
         if {"schema", "release", "ledger_id"} <= known.keys():
             return known
     raise LedgerConfigError(
-        f"{where} is a database of something else, not a ledger; name another file. It was not touched."
+        f"The ledger {where} is a database of something else, not a ledger; name another one, or in PostgreSQL a "
+        f"schema of its own (?options=-csearch_path%3DNAME). It was not touched."
     )
 
 
-def _create(connection: Connection, here: Mapping[str, str]) -> dict[str, str]:
-    schema.metadata.create_all(connection, checkfirst=False)
+def _create(connection: Connection, tables: MetaData, here: Mapping[str, str]) -> dict[str, str]:
+    tables.create_all(connection, checkfirst=False)
     made = {"schema": str(schema.VERSION), "release": schema.RELEASE, "ledger_id": str(uuid.uuid4()), **here}
     connection.execute(insert(schema.meta), _rows(made))
     return made

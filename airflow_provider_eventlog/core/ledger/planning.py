@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Self
 
-from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy import Connection, Engine, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from airflow_provider_eventlog.core.errors import AccountingError, ContentMismatchError
-from airflow_provider_eventlog.core.ledger import bindings, chain, schema
+from airflow_provider_eventlog.core.ledger import bindings, chain, rivals, schema
 from airflow_provider_eventlog.core.ledger.rows import plan_text
 from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, TopicIdentity, subtract
 from airflow_provider_eventlog.core.protocols import BatchState, EpochRecord, GenerationState, RunBinding
 
 
 class SqlPlanning:
-    """`core.protocols.PlanningTransaction` over an engine whose transactions begin as writers.
+    """`core.protocols.PlanningTransaction` over the `writing` engine of a database.
 
     Good for one `with` block. Raises LedgerUnavailableError where the lock, the commit or a statement fails;
     nothing of the transaction is kept then.
@@ -54,12 +54,9 @@ class SqlPlanning:
             connection.close()
 
     def _lock(self, connection: Connection) -> None:
-        values = {"revision": schema.stream.c.revision + 1, "declaration": self._declaration}
-        locked = connection.execute(update(schema.stream).where(schema.stream.c.name == self._stream).values(values))
-        if locked.rowcount == 0:
-            connection.execute(
-                insert(schema.stream).values(name=self._stream, declaration=self._declaration, revision=1)
-            )
+        # Before anything is read: what is read afterwards no other planner of the stream changes.
+        values = {"declaration": self._declaration, "revision": schema.stream.c.revision + 1}
+        rivals.put(connection, schema.stream, {"name": self._stream}, values, {"revision": 1})
 
     def bound(self, run_key: str, pipeline: str) -> RunBinding | None:
         """An earlier plan of the run."""
@@ -161,7 +158,8 @@ class SqlPlanning:
                     f"({last}) is planned already: no offset counts twice."
                 )
         try:
-            self._insert(plan)
+            with self._connection.begin_nested():
+                self._insert(plan)
         except IntegrityError as error:
             raise AccountingError(
                 f"Batch {plan.batch_id} of stream {self._stream!r} begins or ends at a cut where another batch does, "
@@ -220,19 +218,16 @@ class SqlPlanning:
         if existing is not None:
             return existing
         gen: int = self._connection.execute(select(func.coalesce(func.max(c.gen), 0) + 1).where(*of_batch)).scalar_one()
-        try:
-            self._connection.execute(
-                insert(schema.generation).values(
-                    pipeline=pipeline,
-                    batch_id=batch_id,
-                    gen=gen,
-                    recipe=recipe,
-                    inputs=inputs,
-                    state=GenerationState.PLANNED.value,
-                )
-            )
-        except IntegrityError as error:
-            raise AccountingError(f"No generation of batch {batch_id}: there is no such batch.") from error
+        made = {
+            "pipeline": pipeline,
+            "batch_id": batch_id,
+            "gen": gen,
+            "recipe": recipe,
+            "inputs": inputs,
+            "state": GenerationState.PLANNED.value,
+        }
+        if not rivals.add(self._connection, schema.generation, [made]):
+            raise AccountingError(f"No generation of batch {batch_id}: there is no such batch.")
         return gen
 
     def mean_bytes(self, epoch: int) -> float | None:

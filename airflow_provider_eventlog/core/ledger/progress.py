@@ -90,10 +90,14 @@ def seal(connection: Connection, batch_id: str, manifest_digest: str) -> None:
     )
 
 
-def find_generation(connection: Connection, pipeline: str, batch_id: str, gen: int) -> GenerationRecord:
-    """One generation, locked where rows are locked; raises KeyError."""
+def find_generation(
+    connection: Connection, pipeline: str, batch_id: str, gen: int, *, lock: bool = False
+) -> GenerationRecord:
+    """One generation, with `lock` kept from other writers where rows are locked; raises KeyError."""
     c = generation.c
-    query = select(generation).where(c.pipeline == pipeline, c.batch_id == batch_id, c.gen == gen).with_for_update()
+    query = select(generation).where(c.pipeline == pipeline, c.batch_id == batch_id, c.gen == gen)
+    if lock:
+        query = query.with_for_update()
     row = connection.execute(query).mappings().first()
     if row is None:
         raise KeyError((pipeline, batch_id, gen))
@@ -111,7 +115,7 @@ def generations(connection: Connection, pipeline: str, batch_id: str | None) -> 
 
 def record_part(connection: Connection, pipeline: str, batch_id: str, gen: int, record: PartRecord) -> PartRecord:
     """Record a derived file once; what is recorded is returned. Raises KeyError, ContentMismatchError."""
-    find_generation(connection, pipeline, batch_id, gen)
+    find_generation(connection, pipeline, batch_id, gen, lock=True)
     c = part.c
     key = (
         c.pipeline == pipeline,
@@ -157,7 +161,7 @@ def advance(
     A state behind the present one changes nothing. The present one adds digest or accounting where none was
     recorded; a later one records its own accounting.
     """
-    known = find_generation(connection, pipeline, batch_id, gen)
+    known = find_generation(connection, pipeline, batch_id, gen, lock=True)
     if digest is not None and known.digest is not None and digest != known.digest:
         raise ContentMismatchError(
             f"Generation {gen} of batch {batch_id} of pipeline {pipeline!r} is recorded with digest {known.digest}; "

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, select
 
 from airflow_provider_eventlog.core.errors import StagingNotSharedError
-from airflow_provider_eventlog.core.ledger import bindings, chain, progress, schema, sqlite
+from airflow_provider_eventlog.core.ledger import bindings, chain, progress, rivals, schema
+from airflow_provider_eventlog.core.ledger.backend import Database
 from airflow_provider_eventlog.core.ledger.planning import SqlPlanning
 from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, RunPlan
 from airflow_provider_eventlog.core.protocols import (
@@ -26,12 +27,13 @@ class SqlLedger:
     """`core.protocols.Ledger` over a database that `connect.open_ledger` has prepared; safe to share by threads.
 
     Every method may raise LedgerUnavailableError: the database is locked beyond the deadline, full or gone. A
-    method that raises has changed nothing. Each read method sees one state of the ledger.
+    method that raises has changed nothing; where the connection to a server is lost during the commit itself, only
+    calling it again tells, and every method may be called again. Each read method sees one state of the ledger.
     """
 
-    def __init__(self, engine: Engine, ledger_id: str) -> None:
-        self.engine = engine
-        self._writing = sqlite.writing(engine)
+    def __init__(self, database: Database, ledger_id: str) -> None:
+        self.engine = database.engine
+        self._reading, self._writing = database.reading, database.writing
         self._ledger_id = ledger_id
 
     @property
@@ -41,15 +43,13 @@ class SqlLedger:
 
     def check_staging(self, root: str, root_id: str) -> None:
         """Record the staging root at first use; afterwards raise StagingNotSharedError for another id."""
-        with self.engine.connect() as connection:
+        with self._reading.connect() as connection:
             known = _staging(connection)
         if known is None:
+            values = [{"key": "staging_root", "value": root}, {"key": "staging_id", "value": root_id}]
             with self._writing.begin() as connection:
-                known = _staging(connection)
-                if known is None:
-                    known = (root, root_id)
-                    values = [{"key": "staging_root", "value": root}, {"key": "staging_id", "value": root_id}]
-                    connection.execute(insert(schema.meta), values)
+                rivals.add(connection, schema.meta, values)
+                known = _staging(connection) or (root, root_id)
         if known[1] != root_id:
             raise StagingNotSharedError(
                 f"This worker sees the staging root {root} with id {root_id}, but the ledger was begun with "
@@ -65,47 +65,47 @@ class SqlLedger:
     def streams(self) -> tuple[tuple[str, str], ...]:
         """(name, declaration at its last plan) of all streams, by name."""
         query = select(schema.stream.c.name, schema.stream.c.declaration).order_by(schema.stream.c.name)
-        with self.engine.connect() as connection:
+        with self._reading.connect() as connection:
             return tuple((name, declaration) for name, declaration in connection.execute(query))
 
     def epochs(self, stream: str) -> tuple[EpochRecord, ...]:
         """The stream's epochs in order; empty if it was never planned."""
-        with self.engine.connect() as connection:
+        with self._reading.connect() as connection:
             return chain.epochs(connection, stream)
 
     def run(self, run_key: str, pipeline: str) -> RunBinding | None:
         """What a run is bound to."""
-        with self.engine.connect() as connection:
+        with self._reading.connect() as connection:
             return bindings.find(connection, run_key, pipeline)
 
     def runs(self, pipeline: str | None = None, limit: int | None = None) -> tuple[RunBinding, ...]:
         """The newest `limit` runs of one pipeline or of all, in the order of their first binding."""
-        with self.engine.connect() as connection:
+        with self._reading.connect() as connection:
             return bindings.newest(connection, pipeline, limit)
 
     def run_plan(self, run_key: str, pipeline: str) -> RunPlan:
         """The bound run in full; raises RunNotPlannedError."""
-        with self.engine.connect() as connection:
+        with self._reading.connect() as connection:
             return bindings.plan(connection, run_key, pipeline)
 
     def batch(self, batch_id: str) -> tuple[BatchPlan, BatchState]:
         """A batch's plan and state; raises KeyError."""
-        with self.engine.connect() as connection:
+        with self._reading.connect() as connection:
             return chain.batches_by_id(connection, [batch_id])[batch_id]
 
     def batches(self, stream: str, epoch: int | None = None) -> tuple[tuple[BatchPlan, BatchState], ...]:
         """Batches of a stream: chain batches in chain order, then off-chain ones by id."""
-        with self.engine.connect() as connection:
+        with self._reading.connect() as connection:
             return chain.batches(connection, stream, epoch)
 
     def cuts(self, stream: str, epoch: int) -> tuple[Cut, ...]:
         """Cuts in order of their instants."""
-        with self.engine.connect() as connection:
+        with self._reading.connect() as connection:
             return chain.cuts(connection, stream, epoch)
 
     def coverage(self, stream: str, epoch: int) -> tuple[OffsetRange, ...]:
         """Planned ranges, sorted, merged where they touch."""
-        with self.engine.connect() as connection:
+        with self._reading.connect() as connection:
             return chain.coverage(connection, stream, epoch)
 
     def record_slice(self, batch_id: str, record: SliceRecord) -> SliceRecord:
@@ -119,7 +119,7 @@ class SqlLedger:
 
     def slices(self, batch_id: str) -> tuple[SliceRecord, ...]:
         """Landed slices of a batch, by partition and start."""
-        with self.engine.connect() as connection:
+        with self._reading.connect() as connection:
             return progress.landed(connection, batch_id)
 
     def seal_batch(self, batch_id: str, manifest_digest: str) -> None:
@@ -131,32 +131,27 @@ class SqlLedger:
         """Keep the pipeline's declaration under its recipe, and make it the pipeline's current one."""
         registered = (pipeline, stream, recipe, declaration)
         # Every plan registers, and nearly always what stands: a look spares the write lock and the disk.
-        with self.engine.connect() as connection:
+        with self._reading.connect() as connection:
             if registered in _pipelines(connection, pipeline):
                 return
-        current = {"stream": stream, "recipe": recipe}
-        kept = {"stream": stream, "declaration": declaration}
         with self._writing.begin() as connection:
-            p, r = schema.pipeline, schema.recipe
-            if not connection.execute(update(p).where(p.c.name == pipeline).values(current)).rowcount:
-                connection.execute(insert(p).values(name=pipeline, **current))
-            this = (r.c.pipeline == pipeline, r.c.recipe == recipe)
-            if not connection.execute(update(r).where(*this).values(kept)).rowcount:
-                connection.execute(insert(r).values(pipeline=pipeline, recipe=recipe, **kept))
+            rivals.put(connection, schema.pipeline, {"name": pipeline}, {"stream": stream, "recipe": recipe})
+            key = {"pipeline": pipeline, "recipe": recipe}
+            rivals.put(connection, schema.recipe, key, {"stream": stream, "declaration": declaration})
 
     def pipelines(self) -> tuple[tuple[str, str, str, str], ...]:
         """(pipeline, stream, current recipe, declaration) of all registered pipelines, by name."""
-        with self.engine.connect() as connection:
+        with self._reading.connect() as connection:
             return _pipelines(connection)
 
     def generation(self, pipeline: str, batch_id: str, generation: int) -> GenerationRecord:
         """One generation; raises KeyError."""
-        with self.engine.connect() as connection:
+        with self._reading.connect() as connection:
             return progress.find_generation(connection, pipeline, batch_id, generation)
 
     def generations(self, pipeline: str, batch_id: str | None = None) -> tuple[GenerationRecord, ...]:
         """Generations of a pipeline, of one batch or of all, in order of batch and number."""
-        with self.engine.connect() as connection:
+        with self._reading.connect() as connection:
             return progress.generations(connection, pipeline, batch_id)
 
     def record_part(self, pipeline: str, batch_id: str, generation: int, part: PartRecord) -> PartRecord:
@@ -166,7 +161,7 @@ class SqlLedger:
 
     def parts(self, pipeline: str, batch_id: str, generation: int) -> tuple[PartRecord, ...]:
         """Parts of a generation by kind, partition and start."""
-        with self.engine.connect() as connection:
+        with self._reading.connect() as connection:
             return progress.parts(connection, pipeline, batch_id, generation)
 
     def advance_generation(

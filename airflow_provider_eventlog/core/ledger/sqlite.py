@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from airflow_provider_eventlog.core.errors import EventLogError, LedgerConfigError, LedgerUnavailableError
+from airflow_provider_eventlog.core.ledger import schema
+from airflow_provider_eventlog.core.ledger.backend import Database
 
 _WRITES = "eventlog_writes"
 _POLL_S = 0.02
@@ -28,19 +31,34 @@ _UNAVAILABLE = {
 _BROKEN = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
 
 
-def file_engine(path: Path, timeout_s: float) -> Engine:
-    """An engine on a file: every commit on disk, foreign keys checked, locks waited for up to `timeout_s`."""
+def file(path: Path, timeout_s: float) -> Database:
+    """A ledger in a file: every commit on disk, foreign keys checked, locks waited for up to `timeout_s`."""
     url = URL.create("sqlite", database=str(path))
-    return _prepared(create_engine(url, poolclass=QueuePool, connect_args=_arguments(timeout_s)), str(path), timeout_s)
+    return _database(create_engine(url, poolclass=QueuePool, connect_args=_arguments(timeout_s)), str(path), timeout_s)
 
 
-def memory_engine() -> Engine:
-    """An engine on a ledger that is gone with it; its one connection serves one thread at a time."""
+def memory() -> Database:
+    """A ledger that is gone with its engine; its one connection serves one thread at a time."""
     engine = create_engine("sqlite://", poolclass=StaticPool, connect_args=_arguments(0))
-    return _prepared(engine, "the ledger in memory", 0)
+    return _database(engine, "the ledger in memory", 0)
 
 
-def start_wal(engine: Engine, where: str, timeout_s: float) -> None:
+def _database(engine: Engine, where: str, timeout_s: float) -> Database:
+    _prepare(engine, where, timeout_s)
+    # A transaction that reads first and writes later could find that another has written between: SQLite then
+    # refuses it at once, whatever the timeout. One that begins as a writer waits its turn instead.
+    writing = engine.execution_options(**{_WRITES: True})
+
+    @contextlib.contextmanager
+    def creating() -> Iterator[Connection]:
+        _start_wal(engine, where, timeout_s)
+        with writing.begin() as connection:
+            yield connection
+
+    return Database(where, engine, engine, writing, schema.metadata, creating, one_host=True)
+
+
+def _start_wal(engine: Engine, where: str, timeout_s: float) -> None:
     """Switch the file to WAL for good, which lets readers and one writer work side by side.
 
     The switch does not honour the busy timeout, so processes that open a new file at once wait here.
@@ -58,21 +76,12 @@ def start_wal(engine: Engine, where: str, timeout_s: float) -> None:
                 return
 
 
-def writing(engine: Engine) -> Engine:
-    """The same engine, whose transactions take the write lock when they begin.
-
-    A transaction that reads first and writes later could find that another has written between: SQLite then
-    refuses it at once, whatever the timeout. One that begins as a writer waits its turn instead.
-    """
-    return engine.execution_options(**{_WRITES: True})
-
-
 def _arguments(timeout_s: float) -> dict[str, Any]:
     # isolation_level None keeps the driver from beginning transactions by itself: `_begin` does.
     return {"timeout": timeout_s, "isolation_level": None, "check_same_thread": False}
 
 
-def _prepared(engine: Engine, where: str, timeout_s: float) -> Engine:
+def _prepare(engine: Engine, where: str, timeout_s: float) -> None:
     def connected(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA synchronous=FULL")
@@ -87,7 +96,6 @@ def _prepared(engine: Engine, where: str, timeout_s: float) -> Engine:
     event.listen(engine, "connect", connected)
     event.listen(engine, "begin", begin)
     event.listen(engine, "handle_error", failed)
-    return engine
 
 
 def stated(error: BaseException, where: str, timeout_s: float) -> EventLogError | None:
