@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import configparser
 import importlib.util
 import os
 import sys
@@ -85,12 +86,29 @@ def base(args: argparse.Namespace) -> Path:
 
 
 def stores(args: argparse.Namespace) -> dict[str, Any]:
-    """Keyword arguments of `open_engine` for ledger and staging."""
-    return {
-        "home": base(args),
-        "staging_root": args.staging_root or os.environ.get("AIRFLOW__EVENTLOG__STAGING_ROOT") or None,
-        "ledger_url": args.ledger,
-    }
+    """Keyword arguments of `open_engine` for ledger and staging: as given, else as Airflow is configured.
+
+    With --home Airflow's own configuration is left alone.
+    """
+    ledger = args.ledger
+    if ledger is None and _configured(args, "ledger_conn_id"):
+        from airflow_provider_eventlog.hooks.config import ledger_url
+
+        ledger = ledger_url()
+    root = args.staging_root or _configured(args, "staging_root")
+    return {"home": base(args), "staging_root": root, "ledger_url": ledger}
+
+
+def _configured(args: argparse.Namespace, option: str) -> str | None:
+    """An option of `[eventlog]`, from Airflow's variable or its file, without the cost of importing Airflow."""
+    if args.home:
+        return None
+    value = os.environ.get(f"AIRFLOW__EVENTLOG__{option.upper()}")
+    if value is None:
+        file = configparser.ConfigParser(interpolation=None, strict=False)
+        file.read(os.environ.get("AIRFLOW_CONFIG") or home() / "airflow.cfg")
+        value = file.get("eventlog", option, fallback="")
+    return value.strip() or None
 
 
 def load_pipeline(reference: str) -> Any:
