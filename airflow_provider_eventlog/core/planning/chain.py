@@ -17,7 +17,7 @@ from airflow_provider_eventlog.core.errors import (
 )
 from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, subtract
 from airflow_provider_eventlog.core.planning.observe import Found, Observations
-from airflow_provider_eventlog.core.planning.sizes import clamp, slices
+from airflow_provider_eventlog.core.planning.sizes import clamp, slices, split_by_time
 from airflow_provider_eventlog.core.protocols import PlanningTransaction
 from airflow_provider_eventlog.core.requests import RunRequest
 from airflow_provider_eventlog.core.staging.records import digest
@@ -223,7 +223,10 @@ class Chain:
         if sum(map(len, ranges)) <= self.stream.max_batch_offsets:
             return [self._batch(low, high, ranges)]
         based = Cut(low.instant, low.kind, {**self.observed.starts, **low.offsets}, low.found_by)
-        inner = self.observed.split(based, high, self.stream.max_batch_offsets)
+        limit = self.stream.max_batch_offsets
+        inner: tuple[Cut, ...] = self.observed.once(
+            ("split", low.instant, high.instant), lambda observed: tuple(split_by_time(observed, based, high, limit))
+        )
         for cut in inner:
             self._add(cut)
         shared = sum("share" in c.found_by.values() for c in inner)

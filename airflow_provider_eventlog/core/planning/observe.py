@@ -7,10 +7,10 @@ wait inside it. Decisions therefore ask `Observations`, which answers from what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from airflow_provider_eventlog.core.offsets import Cut
 from airflow_provider_eventlog.core.protocols import LogSource, TopicDescription
 
 # How many offsets are read past a record that is not believed before the look-up falls back to the log's end.
@@ -47,8 +47,7 @@ class Observations:
         self.ends: dict[int, int] = source.log_ends()
         self.starts: dict[int, int] = source.log_starts()
         self._found: dict[int, dict[int, Found]] = {}
-        self._groups: dict[str, dict[int, int]] = {}
-        self._splits: dict[tuple[int, int], tuple[Cut, ...]] = {}
+        self._answers: dict[Hashable, Any] = {}
 
     def at(self, instant: int) -> Mapping[int, Found]:
         """Per partition the first believed record at or after `instant`, or the log's end where there is none."""
@@ -80,18 +79,11 @@ class Observations:
 
     def group(self, name: str) -> Mapping[int, int]:
         """Committed offsets of a consumer group."""
-        if name not in self._groups:
-            raise LookupNeeded(lambda observed: observed._groups.update({name: observed.source.group_offsets(name)}))
-        return self._groups[name]
+        found: Mapping[int, int] = self.once(("group", name), lambda observed: observed.source.group_offsets(name))
+        return found
 
-    def split(self, low: Cut, high: Cut, limit: int) -> tuple[Cut, ...]:
-        """Cuts strictly between two neighbours that leave no more than `limit` offsets in each piece; see `sizes`."""
-        key = (low.instant, high.instant)
-        if key not in self._splits:
-            from airflow_provider_eventlog.core.planning.sizes import split_by_time
-
-            def fetch(observed: Observations) -> None:
-                observed._splits[key] = tuple(split_by_time(observed, low, high, limit))
-
-            raise LookupNeeded(fetch)
-        return self._splits[key]
+    def once(self, question: Hashable, look: Callable[[Observations], Any]) -> Any:
+        """The answer to a question that needs requests of its own, looked up outside of the transaction."""
+        if question not in self._answers:
+            raise LookupNeeded(lambda observed: observed._answers.setdefault(question, look(observed)))
+        return self._answers[question]
