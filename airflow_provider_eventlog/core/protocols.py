@@ -106,12 +106,16 @@ class Staging(Protocol):
         """Create `path` with what `write` puts into the temporary file it is given; never overwrites.
 
         LANDED: this call published it. EXISTED: the name was taken; the file described is the published
-        one and the caller compares content. After any failure nothing is visible under `path`.
+        one and the caller compares content. Either outlives a loss of power. After a failure nothing is visible
+        under `path`, or the whole file if only syncing its folder failed; a retry finds out.
         Raises StagingFullError, StagingUnavailableError.
         """
 
     def stat(self, path: str) -> StagedFile | None:
-        """Size and SHA-256 of a published file (reads it whole), or None where there is none."""
+        """Size and SHA-256 of a published file (reads it whole), or None where there is none.
+
+        What is described outlives a loss of power, even if the attempt that published it was killed on the way.
+        """
 
     def exists(self, path: str) -> bool:
         """Whether a file is published under `path`."""

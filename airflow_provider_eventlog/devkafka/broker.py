@@ -63,8 +63,6 @@ def server_properties(data_dir: Path, state: ClusterState, node: Node, extra: Ma
         "default.replication.factor": str(copies),
         "min.insync.replicas": in_sync,
         "group.initial.rebalance.delay.ms": "0",
-        # Brokers that stop together have no controller left to hand their leaders to; they would wait for one.
-        "controlled.shutdown.enable": "false",
         "num.io.threads": "4",
         "num.network.threads": "2",
         "background.threads": "2",

@@ -243,6 +243,8 @@ def _bring_up(
                     f"Port {node.port} for broker {node.id} is taken: choose another, or leave it out."
                 )
             broker.write_properties(data_dir, state, node, extra)
+        # Before the storage carries the cluster's id: a start that is cut short must find the same id again.
+        write_state(data_dir, state)
         broker.format_storage(java, jars, data_dir, state, plain=not extra)
         log(f"starting {len(dead)} broker(s) in {data_dir}")
     started: list[Node] = []

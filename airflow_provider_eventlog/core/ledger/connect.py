@@ -103,7 +103,8 @@ def _url(text: str) -> URL:
 
 def _make_folder(path: Path) -> None:
     try:
-        durable.make_folder(path.parent, set())
+        if not path.exists():
+            durable.make_folder(path.parent, set())
     except OSError as error:
         raise LedgerUnavailableError(f"The ledger's folder {path.parent} cannot be made: {error}.") from error
 

@@ -2,7 +2,8 @@
 
 Publish is create-if-absent: the file is written under a temporary name on the same file system, synced, hashed,
 then hard-linked to its name, which fails if the name is taken; the folder is synced last. A crash before the
-link leaves a file in `.tmp` that nothing names; a crash after it leaves the published file.
+link leaves a file in `.tmp` that nothing names; a crash after it leaves the published file, which the next attempt
+syncs before it relies on it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from airflow_provider_eventlog.core.durable import make_folder, sync_file, sync_folder
 from airflow_provider_eventlog.core.errors import (
     ContentMismatchError,
     EventLogError,
@@ -38,13 +40,17 @@ class LocalStaging:
     """Implements `Staging` below `root`, which is created at first use."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = root.absolute()
+        self._settled: set[Path] = set()
         self._root_id: str | None = None
 
     def root_id(self) -> str:
         """The root's id; created once, by whichever process comes first."""
         if self._root_id is None:
-            self.publish_json(_ROOT_ID, {"id": uuid.uuid4().hex}, keep_existing=True)
+            if self.stat(_ROOT_ID) is None:
+                self.publish_json(_ROOT_ID, {"id": uuid.uuid4().hex}, keep_existing=True)
+            # Whoever linked the id file had synced the way to the root before.
+            self._settled.add(self.root)
             record = self.read_json(_ROOT_ID)
             if record is None:
                 raise StagingUnavailableError(f"The id file of the staging root {self.root} cannot be read back.")
@@ -59,21 +65,31 @@ class LocalStaging:
             temporary.parent.mkdir(parents=True, exist_ok=True)
             try:
                 write(temporary)
-                _sync_file(temporary)
+                sync_file(temporary)
                 made = _describe(temporary, path)
-                _make_folder(final.parent, self.root)
+                make_folder(final.parent, self._settled)
                 try:
                     os.link(temporary, final)
                 except FileExistsError:
-                    return Outcome.EXISTED, _describe(final, path)
-                _sync_folder(final.parent)
+                    found = _describe(final, path)
+                    sync_folder(final.parent)
+                    return Outcome.EXISTED, found
+                sync_folder(final.parent)
                 return Outcome.LANDED, made
             finally:
                 with contextlib.suppress(OSError):
                     temporary.unlink()
 
     def stat(self, path: str) -> StagedFile | None:
-        """Size and SHA-256 of a published file, or None."""
+        """Size and SHA-256 of a published file, or None; what is described outlives a loss of power."""
+        found = self._described(path)
+        if found is not None:
+            with _translated(f"syncing the folder of {path} below {self.root}"):
+                # An attempt that was killed behind its link has synced the way to the folder, but not the folder.
+                sync_folder(self._resolve(path).parent)
+        return found
+
+    def _described(self, path: str) -> StagedFile | None:
         final = self._resolve(path)
         with _translated(f"reading {path} below {self.root}"):
             try:
@@ -83,14 +99,16 @@ class LocalStaging:
 
     def exists(self, path: str) -> bool:
         """Whether a regular file is published under `path`."""
-        return self._resolve(path).is_file()
+        final = self._resolve(path)
+        with _translated(f"reading {path} below {self.root}"):
+            return final.is_file()
 
     def open(self, path: str, expected: StagedFile | None = None) -> Path:
         """The local path, verified against `expected`."""
         final = self._resolve(path)
         if expected is None and final.is_file():
             return final
-        found = self.stat(path)
+        found = self._described(path)
         if found is None:
             raise StagingMissingError(
                 f"The staged file {path} is gone from {self.root}; restore it, or land its offsets again from Kafka."
@@ -157,35 +175,6 @@ def _describe(file: Path, path: str) -> StagedFile:
     return StagedFile(path, size, hasher.hexdigest())
 
 
-def _sync_file(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _make_folder(folder: Path, root: Path) -> None:
-    """Create `folder` and sync every parent that gained an entry, so that a crash cannot lose the way to a file."""
-    missing = []
-    while not folder.is_dir():
-        missing.append(folder)
-        if folder == root:
-            break
-        folder = folder.parent
-    for new in reversed(missing):
-        new.mkdir(parents=True, exist_ok=True)
-        _sync_folder(new.parent)
-
-
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return ", ".join(k for k in sorted({*old, *new}) if old.get(k) != new.get(k)) or "nothing"
 
@@ -199,6 +188,4 @@ def _translated(doing: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in _FULL:
             raise StagingFullError(f"No room left while {doing}: {error}; free space, then retry.") from error
-        if isinstance(error, FileNotFoundError):
-            raise
         raise StagingUnavailableError(f"The staging store failed while {doing}: {error}.") from error

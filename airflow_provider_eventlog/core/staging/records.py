@@ -45,6 +45,6 @@ def load(path: str, data: bytes, newest: int = FORMAT) -> dict[str, Any]:
             f"{path} has format {number}, this release reads up to {newest}; use the release that wrote it."
         )
     record = document.get("record")
-    if not isinstance(record, dict) or document.get("sha256") != digest(record):
+    if number < 1 or not isinstance(record, dict) or document.get("sha256") != digest(record):
         raise StagingCorruptError(f"{path} does not match its own hash: it was cut off or edited; restore it.")
     return record

@@ -12,7 +12,7 @@ from typing import TypeVar
 import duckdb
 import pyarrow as pa
 
-from airflow_provider_eventlog.core import partfile
+from airflow_provider_eventlog.core import durable, partfile
 from airflow_provider_eventlog.core.errors import (
     ContentMismatchError,
     EventLogError,
@@ -88,13 +88,16 @@ class DuckDBTarget:
         """
         load = _Load(self._declared, output, batch_id, generation, digest, tuple(files), schema)
         try:
-            return self._with(load.run, read_only=False)
+            result = self._with(load.run, read_only=False)
         except duckdb.Error as error:
-            if load.committing:
-                found = self.loaded(output, batch_id)
-                if found is not None and (found.generation, found.digest) == (generation, digest):
-                    return ApplyResult(Outcome.LANDED, found.rows)
-            raise self._unavailable(error) from error
+            found = self.loaded(output, batch_id) if load.committing else None
+            if found is None or (found.generation, found.digest) != (generation, digest):
+                raise self._unavailable(error) from error
+            result = ApplyResult(Outcome.LANDED, found.rows)
+        # The engine syncs its file but not the way to it, and an earlier attempt may have been killed before this.
+        with self._reaching():
+            durable.sync_folder(self._path.parent)
+        return result
 
     def _read(self, ask: Callable[[duckdb.DuckDBPyConnection], T], absent: T) -> T:
         if not self._path.exists():
@@ -130,16 +133,21 @@ class DuckDBTarget:
 
     @contextmanager
     def _open(self, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        if not read_only:
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise TargetUnavailableError(f"The folder of {self._path} cannot be made: {error}.") from error
+        if not read_only and not self._path.exists():
+            with self._reaching():
+                durable.make_folder(self._path.absolute().parent, set())
         connection = duckdb.connect(str(self._path), read_only=read_only)
         try:
             yield connection
         finally:
             connection.close()
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise TargetUnavailableError(f"The folder of {self._path} cannot be made or synced: {error}.") from error
 
     def _unavailable(self, error: duckdb.Error) -> EventLogError:
         if "not a valid DuckDB database" in str(error):
