@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from airflow_provider_eventlog.cli import kafka, pipelines, state, topics
+from airflow_provider_eventlog.cli import backfill, kafka, pipelines, state, topics
 from airflow_provider_eventlog.cli.common import UsageError
 from airflow_provider_eventlog.cli.render import as_json
 from airflow_provider_eventlog.core.errors import EventLogError, OffsetRangeError, RequestError
@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(prog="eventlog", description="Bounded, repeatable batches from Kafka topics.")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for room in (pipelines, state, topics, kafka):
+    for room in (pipelines, backfill, state, topics, kafka):
         room.register(commands)
     for command in _leaves(top):
         command.add_argument("--output", choices=("text", "json"), default="text", help="json: one document on stdout")
@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has gone; without this Python complains once more while it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    return DONE
+    # A command whose document tells of failures says so itself.
+    return int(args.code(document)) if "code" in args else DONE
 
 
 def _failed(args: argparse.Namespace, error: Exception) -> int:

@@ -59,7 +59,8 @@ def _request(args: argparse.Namespace) -> Any:
     return RunRequest("since_last", max_batches=args.max_batches, parallelism=1)
 
 
-def _engine(args: argparse.Namespace, pipeline: Any, *, keep: bool, **more: Any) -> Any:
+def engine_of(args: argparse.Namespace, pipeline: Any, *, keep: bool, **more: Any) -> Any:
+    """The engine of a pipeline's stream, as the command line says where everything is."""
     from airflow_provider_eventlog.core.engine import open_engine
 
     conn_id = pipeline.stream.kafka_conn_id
@@ -72,7 +73,7 @@ def _check(args: argparse.Namespace) -> dict[str, Any]:
     from airflow_provider_eventlog.core import checking
 
     pipeline = load_pipeline(args.pipeline)
-    with _engine(args, pipeline, keep=False) as engine:
+    with engine_of(args, pipeline, keep=False) as engine:
         return checking.check_all(engine, pipeline)
 
 
@@ -80,7 +81,7 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
     from airflow_provider_eventlog.core import stages
 
     request, pipeline = _request(args), load_pipeline(args.pipeline)
-    with _engine(args, pipeline, keep=False) as engine:
+    with engine_of(args, pipeline, keep=False) as engine:
         return stages.describe(stages.preview(engine, pipeline, request))
 
 
@@ -91,12 +92,12 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         return {"run": _plan(args)}
     request, pipeline = _request(args), load_pipeline(args.pipeline)
     cancel = threading.Event()
-    with render.progress() as progress, _interruptible(cancel):
-        with _engine(args, pipeline, keep=True, progress=progress, cancel=cancel) as engine:
+    with render.progress() as progress, interruptible(cancel):
+        with engine_of(args, pipeline, keep=True, progress=progress, cancel=cancel) as engine:
             return stages.run(engine, pipeline, request)
 
 
-class _interruptible:  # noqa: N801
+class interruptible:  # noqa: N801
     """SIGTERM sets the event, so that a stage stops at its next step instead of dying in the middle."""
 
     def __init__(self, cancel: threading.Event) -> None:

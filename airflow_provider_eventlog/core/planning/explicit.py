@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from airflow_provider_eventlog.core.errors import OffsetRangeError
 from airflow_provider_eventlog.core.offsets import BatchPlan, OffsetRange, format_ranges, subtract
@@ -15,7 +15,7 @@ def by_offsets(chain: Chain, wanted: Sequence[OffsetRange]) -> list[BatchPlan]:
 
     Raises OffsetRangeError for what the topic does not have, OffsetsLostError for what it no longer has.
     """
-    _inside(chain, wanted)
+    refuse_outside(chain.stream.topic, chain.observed.ends, wanted)
     covered = chain.tx.coverage(chain.epoch, sorted({r.partition for r in wanted}))
     owners = [b for b in chain.batches if _touches(b.ranges, wanted)]
     rest = subtract(wanted, covered)
@@ -35,8 +35,8 @@ def _touches(ranges: Sequence[OffsetRange], wanted: Sequence[OffsetRange]) -> bo
     return any(r.partition == w.partition and r.start < w.end and w.start < r.end for r in ranges for w in wanted)
 
 
-def _inside(chain: Chain, wanted: Sequence[OffsetRange]) -> None:
-    topic, ends = chain.stream.topic, chain.observed.ends
+def refuse_outside(topic: str, ends: Mapping[int, int], wanted: Sequence[OffsetRange]) -> None:
+    """Raise OffsetRangeError for a partition that the topic does not have, or an end beyond its last stable offset."""
     for r in wanted:
         if r.partition not in ends:
             raise OffsetRangeError(
