@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 UV_VERSION := $(shell sed -n 's/^uv==//p' constraints.txt)
 
-.PHONY: setup demo test lint format types unit test-kafka test-airflow bench clean
+.PHONY: setup demo test lint format types unit test-crash test-kafka test-airflow bench clean
 
 setup: $(STAMP)
 
@@ -32,6 +32,9 @@ types: setup
 
 unit: setup
 	$(BIN)/python -m pytest tests/unit tests/property tests/contract tests/security tests/typing
+
+test-crash: setup
+	$(BIN)/python -m pytest tests/crash
 
 test-kafka: setup
 	$(BIN)/python -m pytest tests/kafka
