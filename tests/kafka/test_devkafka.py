@@ -74,8 +74,9 @@ def test_a_broker_lives_in_its_folder(tmp_path: Path) -> None:
         assert cluster.status(data).bootstrap_servers == ""
         back = cluster.start(data_dir=data, properties=QUICK)
         assert back.pids != again.pids
-        assert (back.bootstrap_servers, back.cluster_id) == (servers, again.cluster_id)
-        assert "t" in topics(servers)
+        # On the port it had, unless somebody has taken that meanwhile.
+        assert back.cluster_id == again.cluster_id
+        assert "t" in topics(back.bootstrap_servers)
     finally:
         ended = cluster.stop(data)
     assert ended == list(back.pids)
