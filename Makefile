@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 UV_VERSION := $(shell sed -n 's/^uv==//p' constraints.txt)
 
-.PHONY: setup demo test lint format types unit test-crash test-kafka test-airflow bench clean
+.PHONY: setup demo test lint format types unit test-crash test-cluster test-kafka test-airflow bench clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,9 @@ unit: setup
 
 test-crash: setup
 	$(BIN)/python -m pytest tests/crash
+
+test-cluster: setup
+	$(BIN)/python -m pytest tests/cluster
 
 test-kafka: setup
 	$(BIN)/python -m pytest tests/kafka

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 DAG = "flights"
 # How many offsets of each partition the back-fill names although a scheduled run has them already.
 _OVERLAP = 500
-# DuckDB hands out times with a zone only where pytz is installed, so that they are shown as text.
-_HEAD = "carrier, flight, origin, dest, time_hour::varchar as time_hour, dep_delay, _batch_id, _partition, _offset"
+_HEAD = "carrier, flight, origin, dest, time_hour, dep_delay, _batch_id, _partition, _offset"
 _LANDING = ("length", "landed", "invisible", "lost")
 _TRANSFORM = ("tombstones", "typed", "filtered", "passed")
 

@@ -9,7 +9,18 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from airflow_provider_eventlog.cli import backfill, kafka, pipelines, state, topics
+from airflow_provider_eventlog.cli import (
+    adopt,
+    backfill,
+    kafka,
+    ledger,
+    maintenance,
+    pipelines,
+    quarantine,
+    rebuild,
+    state,
+    topics,
+)
 from airflow_provider_eventlog.cli.common import UsageError
 from airflow_provider_eventlog.cli.render import as_json
 from airflow_provider_eventlog.core.errors import EventLogError, OffsetRangeError, RequestError
@@ -22,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(prog="eventlog", description="Bounded, repeatable batches from Kafka topics.")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for room in (pipelines, backfill, state, topics, kafka):
+    for room in (pipelines, backfill, adopt, quarantine, maintenance, rebuild, ledger, state, topics, kafka):
         room.register(commands)
     for command in _leaves(top):
         command.add_argument("--output", choices=("text", "json"), default="text", help="json: one document on stdout")

@@ -41,7 +41,15 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--interval", nargs=2, metavar=("FROM", "TO"), help="ISO times, UTC unless they name a zone")
     what.add_argument("--since-last", action="store_true", help="all that this pipeline has not taken yet")
     parser.add_argument("--gap", choices=("absorb", "hole"), default="absorb", help="see docs/reference.md")
+    parser.add_argument(
+        "--epoch", type=int, metavar="N", help="with --offsets: of an earlier topic, replayed as landed"
+    )
     parser.add_argument("--max-batches", type=int, metavar="N", help="with --since-last: at most so many batches")
+    parser.add_argument(
+        "--recompute",
+        action="store_true",
+        help="a new generation even where transform and raw data are unchanged; with --offsets or --interval",
+    )
 
 
 def _request(args: argparse.Namespace) -> Any:
@@ -50,12 +58,17 @@ def _request(args: argparse.Namespace) -> Any:
 
     if args.max_batches is not None and not args.since_last:
         raise UsageError("--max-batches goes with --since-last.")
+    if args.epoch is not None and args.offsets is None:
+        raise UsageError("--epoch goes with --offsets.")
+    if args.recompute and args.since_last:
+        raise UsageError("--recompute goes with --offsets or --interval: what came since the last batch is new.")
     # One process does the work, so that one group is all it needs.
+    more: dict[str, Any] = {"parallelism": 1, "recompute": args.recompute}
     if args.offsets is not None:
-        return RunRequest("offsets", ranges=parse_ranges(args.offsets), parallelism=1)
+        return RunRequest("offsets", ranges=parse_ranges(args.offsets), epoch=args.epoch, **more)
     if args.interval:
         start, end = map(instant, args.interval)
-        return RunRequest("interval", interval=(start, end), gap=args.gap, parallelism=1)
+        return RunRequest("interval", interval=(start, end), gap=args.gap, **more)
     return RunRequest("since_last", max_batches=args.max_batches, parallelism=1)
 
 
@@ -153,9 +166,14 @@ def _short(ranges: list[str]) -> str:
 
 
 def _show_run(document: dict[str, Any]) -> None:
+    from airflow_provider_eventlog.core.stages import loss_headline
+
     show_plan(document["run"])
     if "load" not in document:
         return
+    for landed in document["land"]:
+        if (said := loss_headline(landed)) is not None:
+            print(said)
     figures = {b["batch_id"]: b["accounting"] for b in document["validate"]["batches"]}
     rows = []
     for batch in document["load"]["batches"]:
@@ -173,8 +191,10 @@ def _show_run(document: dict[str, Any]) -> None:
                     landing["landed"],
                     landing["invisible"],
                     transform["tombstones"],
+                    transform["undecodable"],
                     transform["typed"],
                     transform["filtered"],
+                    transform["rejected"],
                     transform["passed"],
                     output,
                     result["rows"],
@@ -188,8 +208,10 @@ def _show_run(document: dict[str, Any]) -> None:
             "landed",
             "invisible",
             "tombstones",
+            "undecodable",
             "typed",
             "filtered",
+            "rejected",
             "passed",
             "output",
             "rows",

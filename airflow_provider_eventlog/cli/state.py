@@ -1,12 +1,17 @@
-"""Commands that only read ledger and staging: status, batches, accounting."""
+"""Commands that only read: status, batches, accounting. They ask the ledger, and Kafka only when told to."""
 
 from __future__ import annotations
 
 import argparse
+import json
+from contextlib import closing
 from typing import Any
 
 from airflow_provider_eventlog.cli import render
-from airflow_provider_eventlog.cli.common import UsageError, add_stores, stores
+from airflow_provider_eventlog.cli.common import UsageError, add_client, add_stores, client_settings, stores
+
+# Somebody waits for it: a cluster that is silent for so many seconds is told of instead.
+_FORECAST_S = 10.0
 
 
 def register(commands: Any) -> None:
@@ -21,6 +26,12 @@ def register(commands: Any) -> None:
     ):
         add_stores(command)
         command.set_defaults(call=call, show=show)
+    add_client(status)
+    status.add_argument(
+        "--forecast",
+        action="store_true",
+        help="ask Kafka when the oldest unlanded offset of each stream expires; without it only the ledger is read",
+    )
     for command in (batches, accounting):
         command.add_argument("--pipeline", required=True, metavar="NAME", help="registered name of the pipeline")
         command.add_argument("--batch", metavar="ID", help="only this batch")
@@ -38,9 +49,46 @@ def _status(args: argparse.Namespace) -> dict[str, Any]:
 
     ledger = _ledger(args)
     try:
-        return reporting.status(ledger)
+        document = reporting.status(ledger)
+        forecasts = _forecasts(args, ledger) if args.forecast else {}
     finally:
         ledger.close()
+    for stream in document["streams"]:
+        stream["forecast"] = forecasts.get(stream["stream"])
+    return document
+
+
+def _forecasts(args: argparse.Namespace, ledger: Any) -> dict[str, dict[str, Any]]:
+    """The retention forecast of each planned stream; where there is none, it says why."""
+    from airflow_provider_eventlog.core.engine import now_ms
+    from airflow_provider_eventlog.core.errors import EventLogError, SourceUnavailableError
+    from airflow_provider_eventlog.core.forecast import Forecast, forecast, unknown
+    from airflow_provider_eventlog.core.kafka.source import KafkaSource
+
+    # A cluster that did not answer for one stream is not waited for once more.
+    silent: dict[str, Forecast] = {}
+
+    def of(stream: str, topic: str, conn_id: str) -> Forecast:
+        servers = ""
+        try:
+            settings = client_settings(args, conn_id)
+            servers = str(settings["bootstrap.servers"])
+            if servers in silent:
+                return silent[servers]
+            with closing(KafkaSource(topic, settings, deadline_s=_FORECAST_S)) as source:
+                source.describe()
+                return forecast(ledger, source, stream, now_ms())
+        except SourceUnavailableError as error:
+            return silent.setdefault(servers, unknown(str(error)))
+        except EventLogError as error:
+            return unknown(str(error))
+
+    found = {}
+    for name, declaration in ledger.streams():
+        if epochs := ledger.epochs(name):
+            conn_id = json.loads(declaration)["kafka_conn_id"]
+            found[name] = of(name, epochs[-1].identity.topic, conn_id).to_json()
+    return found
 
 
 def _chosen(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -74,9 +122,13 @@ def _accounting(args: argparse.Namespace) -> dict[str, Any]:
 
 def _show_status(document: dict[str, Any]) -> None:
     render.table(
-        ["stream", "epoch", "topic", "batches", "offsets planned", "landed to", "holes"],
+        ["stream", "epoch", "topic", "batches", "offsets planned", "planned to", "holes", "lost"],
         [
-            [s["stream"], s["epoch"], s["topic"], s["batches"], s["offsets"], s["newest_cut"], len(s["holes"])]
+            [
+                *(s[k] for k in ("stream", "epoch", "topic", "batches", "offsets", "newest_cut")),
+                len(s["holes"]),
+                s["lost"],
+            ]
             for s in document["streams"]
         ],
         title="streams",
@@ -84,6 +136,10 @@ def _show_status(document: dict[str, Any]) -> None:
     for stream in document["streams"]:
         for hole in stream["holes"]:
             print(f"hole in {stream['stream']}: {hole['from']} to {hole['to']}, {hole['offsets']:,} offsets unplanned")
+        for loss in stream["recorded_losses"]:
+            print(f"loss in {stream['stream']}, recorded at {loss['at']}: {loss['why']}")
+        if (forecast := stream["forecast"]) is not None:
+            print(f"forecast for {stream['stream']}: {forecast['warning'] or forecast['text']}")
     render.table(
         ["pipeline", "stream", "recipe", *_STATES],
         [
@@ -122,9 +178,11 @@ _FIGURES = (
     ("landing", "invisible"),
     ("landing", "lost"),
     ("transform", "tombstones"),
+    ("transform", "undecodable"),
     ("transform", "typed"),
     ("transform", "filtered"),
     ("transform", "exploded"),
+    ("transform", "rejected"),
     ("transform", "passed"),
 )
 
@@ -138,4 +196,7 @@ def _show_accounting(document: dict[str, Any]) -> None:
     render.table(
         ["batch", "state", "offsets", *(figure for _, figure in _FIGURES[1:])], rows, title=document["pipeline"]
     )
-    print("offsets = landed + invisible + lost;  landed = typed + tombstones;  passed = typed - filtered + exploded")
+    print(
+        "offsets = landed + invisible + lost;  landed = typed + tombstones + undecodable;  "
+        "passed = typed - filtered + exploded - rejected"
+    )

@@ -1,8 +1,9 @@
 """The equations that every stage must satisfy, and the records they are kept in.
 
-In offsets, per slice:  length = landed + invisible + lost;  landed = typed + tombstones.
-In rows, per output:    typed = kept + filtered;  passed = kept + exploded.
+In offsets, per slice:  length = landed + invisible + lost;  landed = typed + tombstones + undecodable.
+In rows, per output:    typed = kept + filtered;  passed + rejected = kept + exploded.
 `kept` are typed rows with at least one output row, `exploded` the further copies that the transform made of them.
+What is undecodable (records) and rejected (rows that break a check, or have no event time) stands in the quarantine.
 A difference of one is an AccountingError that names the slice.
 """
 
@@ -15,7 +16,7 @@ from airflow_provider_eventlog.core.offsets import OffsetRange
 from airflow_provider_eventlog.core.protocols import PartRecord, SliceRecord
 
 LANDING = ("length", "landed", "invisible", "aborted", "lost", "bytes")
-TRANSFORM = ("landed", "tombstones", "typed", "filtered", "exploded", "passed")
+TRANSFORM = ("landed", "tombstones", "undecodable", "typed", "filtered", "exploded", "rejected", "passed")
 
 
 def landing_counts(record: SliceRecord) -> dict[str, int]:
@@ -38,6 +39,11 @@ def landing_counts(record: SliceRecord) -> dict[str, int]:
             f"Landing of {record.range.people} does not balance: its gaps hold {sum(map(len, record.gaps))} offsets, "
             f"but {record.invisible} are invisible and {record.lost} lost."
         )
+    if sum(map(len, record.losses)) != record.lost:
+        raise AccountingError(
+            f"Landing of {record.range.people} does not balance: {record.lost} offsets are lost, its losses name "
+            f"{sum(map(len, record.losses))}."
+        )
     return counts
 
 
@@ -46,14 +52,36 @@ def transform_counts(part: PartRecord, landed: SliceRecord) -> dict[str, int]:
     counts = {name: int(part.counts[name]) for name in TRANSFORM}
     sums = {
         "landed": (counts["landed"], landed.rows),
-        "typed + tombstones": (counts["typed"] + counts["tombstones"], counts["landed"]),
-        "passed": (counts["passed"], counts["typed"] - counts["filtered"] + counts["exploded"]),
+        "typed + tombstones + undecodable": (
+            counts["typed"] + counts["tombstones"] + counts["undecodable"],
+            counts["landed"],
+        ),
+        "passed + rejected": (
+            counts["passed"] + counts["rejected"],
+            counts["typed"] - counts["filtered"] + counts["exploded"],
+        ),
     }
     for name, (left, right) in sums.items():
         if left != right or min(counts.values()) < 0:
             raise AccountingError(
                 f"Transform of {part.range.people} does not balance: {name} is {left}, expected {right} ({counts})."
             )
+    return counts
+
+
+def stopped(part: PartRecord) -> int:
+    """How many rows of a slice's quarantine part its typed part tells of."""
+    return int(part.counts["undecodable"]) + int(part.counts["rejected"])
+
+
+def quarantined(typed: PartRecord, found: PartRecord | None) -> dict[str, int]:
+    """A slice's quarantine by code, checked against its transform; raises AccountingError."""
+    counts = {code: int(number) for code, number in found.counts.items()} if found is not None else {}
+    if sum(counts.values()) != stopped(typed):
+        raise AccountingError(
+            f"Transform of {typed.range.people} does not balance: it stopped {stopped(typed)} rows, the quarantine has "
+            f"{sum(counts.values())}."
+        )
     return counts
 
 

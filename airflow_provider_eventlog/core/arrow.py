@@ -26,6 +26,11 @@ def fixed(values: npt.NDArray[Any], kind: pa.DataType, valid: npt.NDArray[np.boo
     return pa.Array.from_buffers(kind, len(values), [mask, pa.py_buffer(np.ascontiguousarray(values))])
 
 
+def flags(values: npt.NDArray[np.bool_]) -> pa.Array:
+    """A boolean array without nulls."""
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, _bits(values)])
+
+
 def binary(values: Sequence[bytes | None]) -> pa.Array:
     """A binary array; None is null. Raises ValueError above 2 GiB."""
     valid = None

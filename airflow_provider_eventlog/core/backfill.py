@@ -18,7 +18,7 @@ from airflow_provider_eventlog.core.errors import (
     RequestError,
     TopicReplacedError,
 )
-from airflow_provider_eventlog.core.offsets import OffsetRange, format_ranges, subtract
+from airflow_provider_eventlog.core.offsets import OffsetRange, format_ranges, merged, subtract
 from airflow_provider_eventlog.core.planning.explicit import refuse_outside
 from airflow_provider_eventlog.core.planning.plan import replaced
 from airflow_provider_eventlog.core.planning.sizes import portions
@@ -272,18 +272,6 @@ def _chunk(pipeline: str, units: Sequence[tuple[Owner | None, tuple[OffsetRange,
     free = merged(r for o, part in units if o is None for r in part)
     new = [Item(NEW, None, portion) for portion in portions(free, batch_limit)]
     return Chunk(pipeline, merged(r for _, part in units for r in part), (*owned, *new))
-
-
-def merged(ranges: Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:
-    """The same offsets in the fewest ranges, sorted, without empty ones."""
-    result: list[OffsetRange] = []
-    for r in sorted(r for r in ranges if len(r)):
-        last = result[-1] if result else None
-        if last is not None and last.partition == r.partition and r.start <= last.end:
-            result[-1] = OffsetRange(r.partition, last.start, max(last.end, r.end))
-        else:
-            result.append(r)
-    return tuple(result)
 
 
 class _Index:

@@ -9,13 +9,12 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
-from airflow_provider_eventlog.core.backfill import merged
 from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.errors import FutureIntervalError, IntervalExpiredError, RequestError
-from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, subtract
-from airflow_provider_eventlog.core.planning.chain import when
+from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, merged, subtract
 from airflow_provider_eventlog.core.planning.observe import Observations
 from airflow_provider_eventlog.core.planning.sizes import clamp
+from airflow_provider_eventlog.core.planning.words import when
 from airflow_provider_eventlog.core.protocols import GenerationState
 from airflow_provider_eventlog.declare.pipeline import Pipeline
 

@@ -24,12 +24,15 @@ part, and the rest is judged in Python, exactly.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from airflow_provider_eventlog.core import arrow
 from airflow_provider_eventlog.core.errors import DecodeError
 from airflow_provider_eventlog.core.fitting import INTEGERS, PATTERNS, judge
 from airflow_provider_eventlog.core.naming import printable, quote
@@ -56,22 +59,13 @@ class Decoded:
     tombstones: int
 
 
-@dataclass(slots=True)
-class _Failures:
-    count: int = 0
-    first: list[str] = field(default_factory=list)
+@dataclass(frozen=True, slots=True)
+class Undecodable:
+    """Raw records that do not decode, with a code (`fitting.CODES`) and words for each."""
 
-    def add(self, partition: int, offset: int, reason: str, payload: bytes) -> None:
-        self.count += 1
-        if len(self.first) < FIRST:
-            self.first.append(f"partition {partition} offset {offset}: {reason}, payload {printable(payload)}")
-
-    def error(self, rows: int) -> DecodeError:
-        return DecodeError(
-            f"{self.count} of {rows} payloads do not decode as declared, first {'; '.join(self.first)}. Nothing of "
-            f"this slice is kept; correct the declared fields, or decode them with a looser type such as VARCHAR, JSON "
-            f"or Raw()."
-        )
+    raw: pa.Table
+    codes: list[str]
+    reasons: list[str]
 
 
 _META = (
@@ -110,40 +104,62 @@ def decode_table(decode: Json | Raw, raw: pa.Table) -> Decoded:
 
 
 class Decoder:
-    """Decodes a slice piece by piece; failures are gathered, and raised by `finish`."""
+    """Decodes a slice piece by piece; what does not decode is left out and gathered in `undecodable`."""
 
     def __init__(self, decode: Json | Raw, connection: duckdb.DuckDBPyConnection) -> None:
         self.landed = 0
         self.tombstones = 0
+        self.undecodable: list[Undecodable] = []
         self._connection = connection
         self._columns = declared_columns(decode)
         self.schema = pa.schema([*engine_schema(connection, self._columns), *_META])
         self._json = isinstance(decode, Json)
         self._query = _query(self._columns) if self._json else ""
-        self._failures = _Failures()
 
     def decode(self, raw: pa.Table) -> pa.Table:
-        """The typed rows of a raw table, tombstones left out; rows that do not decode are remembered."""
+        """The typed rows of a raw table; tombstones and what does not decode are left out."""
         self.landed += raw.num_rows
         values = raw.column("value")
         if values.null_count:
             self.tombstones += values.null_count
             raw = raw.filter(pc.is_valid(values))
-        typed = self._typed(raw) if self._json else [raw.column("value")]
+        if not self._json:
+            return self._table([raw.column("value")], raw)
+        typed, bad = self._typed(raw)
+        rows = self._table(typed, raw)
+        if bad is None:
+            return rows
+        return rows.filter(arrow.flags(~bad))
+
+    @property
+    def failed(self) -> int:
+        """How many records so far did not decode."""
+        return sum(len(u.codes) for u in self.undecodable)
+
+    def finish(self) -> None:
+        """Raise DecodeError if any record so far did not decode."""
+        if not self.undecodable:
+            return
+        first: list[str] = []
+        for found in self.undecodable:
+            raw = found.raw.slice(0, FIRST - len(first))
+            columns = (raw.column(name).to_pylist() for name in ("partition", "offset", "value"))
+            first += [
+                f"partition {p} offset {o}: {reason}, payload {printable(payload)}"
+                for p, o, payload, reason in zip(*columns, found.reasons, strict=False)
+            ]
+        raise DecodeError(
+            f"{self.failed} of {self.landed} payloads do not decode as declared, first {'; '.join(first)}. Nothing of "
+            f"this slice is kept; correct the declared fields, or decode them with a looser type such as VARCHAR, JSON "
+            f"or Raw()."
+        )
+
+    def _table(self, typed: list[pa.ChunkedArray], raw: pa.Table) -> pa.Table:
         meta = [raw.column(name) for name in ("key", "timestamp", "headers", "partition", "offset")]
         return pa.Table.from_arrays([*typed, *meta], schema=self.schema)
 
-    @property
-    def failed(self) -> bool:
-        """Whether a row so far did not decode."""
-        return self._failures.count > 0
-
-    def finish(self) -> None:
-        """Raise DecodeError if any row so far did not decode."""
-        if self._failures.count:
-            raise self._failures.error(self.landed)
-
-    def _typed(self, raw: pa.Table) -> list[pa.ChunkedArray]:
+    def _typed(self, raw: pa.Table) -> tuple[list[pa.ChunkedArray], npt.NDArray[np.bool_] | None]:
+        """The declared columns of all rows, and which rows do not decode (None: all do)."""
         source = pa.table({"value": raw.column("value"), "offset": raw.column("offset")})
         pieces = pa.Table.from_batches(source.to_batches(max_chunksize=CHUNK_ROWS), source.schema)
         self._connection.register("_raw", pieces)
@@ -155,21 +171,30 @@ class Decoder:
         if not result.column("_offset").equals(raw.column("offset")):
             raise DecodeError("Decoding changed the order of rows; nothing is kept. This is a defect, report it.")
         suspects = pc.indices_nonzero(pc.invert(result.column("_sure")))
-        if len(suspects):
-            self._judge(raw.take(suspects), result.take(suspects))
-        return [result.column(index) for index in range(len(self._columns))]
+        bad = self._judge(raw, result, suspects) if len(suspects) else None
+        return [result.column(index) for index in range(len(self._columns))], bad
 
-    def _judge(self, raw: pa.Table, result: pa.Table) -> None:
-        partitions, offsets = raw.column("partition").to_pylist(), raw.column("offset").to_pylist()
-        parsed = result.column("_parsed").to_pylist()
+    def _judge(self, raw: pa.Table, result: pa.Table, suspects: pa.Array) -> npt.NDArray[np.bool_] | None:
+        looked, judged = raw.take(suspects), result.take(suspects)
+        parsed = judged.column("_parsed").to_pylist()
         got = [
-            (name, kind, _values(result.column(index), kind))
+            (name, kind, _values(judged.column(index), kind))
             for index, (name, kind) in enumerate(self._columns.items())
         ]
-        for row, payload in enumerate(raw.column("value").to_pylist()):
-            reason = judge(payload, parsed[row], ((name, kind, values[row]) for name, kind, values in got))
-            if reason is not None:
-                self._failures.add(partitions[row], offsets[row], reason, payload)
+        wrong, codes, reasons = [], [], []
+        for row, payload in enumerate(looked.column("value").to_pylist()):
+            verdict = judge(payload, parsed[row], ((name, kind, values[row]) for name, kind, values in got))
+            if verdict is not None:
+                wrong.append(row)
+                codes.append(verdict[0])
+                reasons.append(verdict[1])
+        if not wrong:
+            return None
+        at = np.array(wrong, np.int64)
+        self.undecodable.append(Undecodable(looked.take(arrow.fixed(at, pa.int64())), codes, reasons))
+        bad = np.zeros(raw.num_rows, bool)
+        bad[arrow.numbers(suspects)[at]] = True
+        return bad
 
 
 def _values(column: pa.ChunkedArray, kind: str) -> list[Any]:

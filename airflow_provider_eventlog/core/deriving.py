@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from airflow_provider_eventlog.core import accounting, landing, partfile, rawfile
+from airflow_provider_eventlog.core import accounting, landing, partfile, quarantine, rawfile, retention
 from airflow_provider_eventlog.core.arrow import empty_table
 from airflow_provider_eventlog.core.engine import Engine
-from airflow_provider_eventlog.core.errors import NotReadyError, StagingMissingError
+from airflow_provider_eventlog.core.errors import ContentMismatchError, NotReadyError, StagingMissingError
 from airflow_provider_eventlog.core.offsets import OffsetRange, PlannedBatch, RunPlan
 from airflow_provider_eventlog.core.protocols import Outcome, PartRecord, SliceRecord, StagedFile
 from airflow_provider_eventlog.core.staging import paths
-from airflow_provider_eventlog.core.transforming import transform_slice
+from airflow_provider_eventlog.core.transforming import TransformResult, transform_slice
 from airflow_provider_eventlog.declare.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -22,24 +23,88 @@ TYPED = "typed"
 
 
 def derive(engine: Engine, pipeline: Pipeline, planned: PlannedBatch, wanted: OffsetRange) -> dict[str, int]:
-    """Derive the part of one slice, or adopt the one that stands; returns its accounting.
+    """Derive the parts of one slice, or adopt those that stand; returns its accounting.
 
-    Raises NotReadyError before the slice is landed, StagingCorruptError if its bytes changed since, DecodeError,
-    TransformError, AccountingError. After a failure nothing of this attempt is visible.
+    A slice has a typed part, and a quarantine part if anything was stopped. Raises NotReadyError before the slice is
+    landed, StagingCorruptError if its bytes changed since, TransformError, AccountingError, ContentMismatchError for a
+    part that stands and is of another recipe. After a failure nothing of this attempt is visible, or the quarantine
+    part alone, which nothing names.
     """
     batch, number = planned.batch, planned.generation
     landed = _landed(engine, planned, wanted)
-    recorded = {p.range: p for p in engine.ledger.parts(pipeline.name, batch.batch_id, number)}.get(wanted)
-    path = paths.part(batch.stream, pipeline.name, batch.batch_id, number, TYPED, wanted)
-    if recorded is None:
-        outcome, file = Outcome.EXISTED, engine.staging.stat(path)
-        if file is None:
-            outcome, file = _publish(engine, pipeline, planned, landed, path)
-        part = _adopt(engine, outcome, file)
-        recorded = engine.ledger.record_part(pipeline.name, batch.batch_id, number, part)
-    elif not engine.staging.exists(path):
-        raise StagingMissingError(f"The part {path} was derived and is gone from staging; restore it from a copy.")
-    return accounting.transform_counts(recorded, landed)
+    parts = [p for p in engine.ledger.parts(pipeline.name, batch.batch_id, number) if p.range == wanted]
+    recorded = {p.kind: p for p in parts}
+    if TYPED not in recorded:
+        _derive(engine, pipeline, planned, landed, recorded)
+    for part in recorded.values():
+        if not engine.staging.exists(part.file.path):
+            of = (batch.stream, pipeline.name, batch.batch_id, number)
+            raise retention.missing_part(engine, *of, part.file.path)
+    return accounting.transform_counts(recorded[TYPED], landed)
+
+
+def _derive(
+    engine: Engine,
+    pipeline: Pipeline,
+    planned: PlannedBatch,
+    landed: SliceRecord,
+    recorded: dict[str, PartRecord],
+) -> None:
+    """Publish and record what is missing of a slice's parts; the typed one last, since it tells that all are there."""
+    typed, stopped = (_path(pipeline, planned, kind, landed.range) for kind in (TYPED, quarantine.KIND))
+    outcome, file = Outcome.EXISTED, engine.staging.stat(typed)
+    if file is None:
+        result = transform_slice(pipeline, _raw(engine, planned, landed))
+        if result.stopped is not None:
+            found = engine.staging.publish(stopped, _quarantine(engine, pipeline, planned, landed, result.stopped))
+            recorded[quarantine.KIND] = _record(engine, pipeline, planned, _adopt(engine, *found))
+        outcome, file = engine.staging.publish(typed, _typed(engine, pipeline, landed, result))
+    part = _adopt(engine, outcome, file)
+    if part.recipe != pipeline.recipe:
+        raise ContentMismatchError(
+            f"{typed} was derived under the recipe {part.recipe[:12]}, not {pipeline.recipe[:12]}: a ledger that is "
+            f"gone had given its generation's number to another one. Move the file away, then clear transform."
+        )
+    if quarantine.KIND not in recorded and accounting.stopped(part):
+        found = Outcome.EXISTED, engine.staging.stat(stopped) or _missing(stopped)
+        recorded[quarantine.KIND] = _record(engine, pipeline, planned, _adopt(engine, *found))
+    recorded[TYPED] = _record(engine, pipeline, planned, part)
+
+
+def _path(pipeline: Pipeline, planned: PlannedBatch, kind: str, wanted: OffsetRange) -> str:
+    batch = planned.batch
+    return paths.part(batch.stream, pipeline.name, batch.batch_id, planned.generation, kind, wanted)
+
+
+def _record(engine: Engine, pipeline: Pipeline, planned: PlannedBatch, part: PartRecord) -> PartRecord:
+    return engine.ledger.record_part(pipeline.name, planned.batch.batch_id, planned.generation, part)
+
+
+def rewriter(
+    engine: Engine, pipeline: Pipeline, planned: PlannedBatch, landed: SliceRecord, raw: Path, kind: str
+) -> Callable[[Path], None]:
+    """What writes the part of one kind of a slice again, for repair; `raw` is the slice's verified raw file."""
+
+    def write(temporary: Path) -> None:
+        result = transform_slice(pipeline, raw)
+        if kind == TYPED:
+            _typed(engine, pipeline, landed, result)(temporary)
+        else:
+            stopped = result.stopped if result.stopped is not None else quarantine.Stopped()
+            _quarantine(engine, pipeline, planned, landed, stopped)(temporary)
+
+    return write
+
+
+def _raw(engine: Engine, planned: PlannedBatch, landed: SliceRecord) -> Path:
+    return retention.open_raw(engine, planned.batch.stream, planned.batch.batch_id, landed)
+
+
+def _missing(path: str) -> NoReturn:
+    raise StagingMissingError(
+        f"The part {path} was derived and is gone from staging. `eventlog fsck --repair --pipeline FILE.py:VARIABLE` "
+        f"derives it again; or restore it from a copy."
+    )
 
 
 def _landed(engine: Engine, planned: PlannedBatch, wanted: OffsetRange) -> SliceRecord:
@@ -49,17 +114,27 @@ def _landed(engine: Engine, planned: PlannedBatch, wanted: OffsetRange) -> Slice
     raise NotReadyError(f"The slice {wanted} of batch {planned.batch.batch_id} is not landed yet; run or clear land.")
 
 
-def _publish(
-    engine: Engine, pipeline: Pipeline, planned: PlannedBatch, landed: SliceRecord, path: str
-) -> tuple[Outcome, StagedFile]:
-    raw = engine.staging.open(landed.file.path, landed.file)
-
+def _typed(engine: Engine, pipeline: Pipeline, landed: SliceRecord, result: TransformResult) -> Callable[[Path], None]:
     def write(temporary: Path) -> None:
-        result = transform_slice(pipeline, raw)
         engine.check_cancelled()
         partfile.write_part(temporary, result, kind=TYPED, wanted=landed.range, recipe=pipeline.recipe)
 
-    return engine.staging.publish(path, write)
+    return write
+
+
+def _quarantine(
+    engine: Engine, pipeline: Pipeline, planned: PlannedBatch, landed: SliceRecord, stopped: quarantine.Stopped
+) -> Callable[[Path], None]:
+    batch = planned.batch
+    identity = next(e for e in engine.ledger.epochs(batch.stream) if e.epoch == batch.epoch).identity
+    table = quarantine.addressed(stopped.table(), identity, batch.batch_id, planned.generation, pipeline.recipe)
+
+    def write(temporary: Path) -> None:
+        engine.check_cancelled()
+        rows = TransformResult(table, dict(sorted(stopped.codes.items())))
+        partfile.write_part(temporary, rows, kind=quarantine.KIND, wanted=landed.range, recipe=pipeline.recipe)
+
+    return write
 
 
 def _adopt(engine: Engine, outcome: Outcome, file: StagedFile) -> PartRecord:
@@ -84,6 +159,6 @@ def decoded(engine: Engine, pipeline: Pipeline, bound: RunPlan) -> pa.Table:
     for planned in bound.batches:
         for record in landing.verified_slices(engine, planned.batch):
             engine.check_cancelled()
-            raw = rawfile.read_table(engine.staging.open(record.file.path, record.file))
+            raw = rawfile.read_table(_raw(engine, planned, record))
             tables.append(decode_table(pipeline.decode, raw).table)
     return pa.concat_tables(tables)

@@ -44,7 +44,7 @@ class Digest:
         whole = sha256(_VERSION)
         for field in self._schema:
             name = field.name.encode("utf-8", "surrogatepass")
-            whole.update(len(name).to_bytes(8, "little") + name + f"{_plain(field.type)}\n".encode())
+            whole.update(len(name).to_bytes(8, "little") + name + f"{_named(_plain(field.type))}\n".encode())
         whole.update(self._rows.to_bytes(8, "little"))
         for leaf in self._leaves:
             for part in leaf.digests():
@@ -109,6 +109,18 @@ def _plain(kind: pa.DataType) -> pa.DataType:
         return _plain(kind.value_type)
     if pa.types.is_map(kind):
         return pa.list_(pa.struct([pa.field("key", kind.key_type, nullable=False), kind.item_field]))
+    return kind
+
+
+def _named(kind: pa.DataType) -> pa.DataType:
+    """The type with the items of lists under one name: engines and file formats have their own for them."""
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(f.name, _named(f.type), f.nullable) for f in kind])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        item = pa.field("item", _named(kind.value_type), kind.value_field.nullable)
+        if pa.types.is_fixed_size_list(kind):
+            return pa.list_(item, kind.list_size)
+        return pa.large_list(item) if pa.types.is_large_list(kind) else pa.list_(item)
     return kind
 
 

@@ -17,6 +17,7 @@ from airflow_provider_eventlog.declare.stream import Stream
 
 if TYPE_CHECKING:
     from airflow_provider_eventlog.core.ledger import SqlLedger
+    from airflow_provider_eventlog.core.staging.local import LocalStaging
 
 STAGING = "eventlog/staging"
 LEDGER = "eventlog/ledger.sqlite"
@@ -98,15 +99,8 @@ def open_engine(
     Raises LedgerConfigError, LedgerUnavailableError, LedgerVersionError, LedgerHostError, StagingNotSharedError,
     StagingUnavailableError.
     """
-    from airflow_provider_eventlog.core.staging.local import LocalStaging
-
-    root = stream.staging or staging_root or str(home / STAGING)
-    if "://" in root and not root.startswith("file://"):
-        raise DeclarationError(
-            f"The staging root {root!r} is not a local path; this release stages on file systems only."
-        )
     stop = cancel or threading.Event()
-    staging = LocalStaging(below(home, root))
+    staging = open_staging_at(home, stream.staging or staging_root)
     ledger = open_ledger_at(home, ledger_url, keep=keep)
     if keep:
         ledger.check_staging(str(staging.root), staging.root_id())
@@ -116,17 +110,38 @@ def open_engine(
 
         return KafkaSource(wanted.topic, client() if callable(client) else client, cancel=stop)
 
-    def open_target(output: Rows) -> Target:
-        from airflow_provider_eventlog.core.targets.duckdb import DuckDBTarget
+    return Engine(
+        ledger, staging, open_source, lambda output: open_target_at(home, output), cancel=stop, progress=progress
+    )
 
-        return DuckDBTarget(output.target, home)
 
-    return Engine(ledger, staging, open_source, open_target, cancel=stop, progress=progress)
+def open_target_at(home: Path, output: Rows) -> Target:
+    """The target of an output, as `open_engine` opens it."""
+    from airflow_provider_eventlog.core.targets.duckdb import DuckDBTarget
+
+    return DuckDBTarget(output.target, home)
+
+
+def open_staging_at(home: Path, root: str | None) -> LocalStaging:
+    """The staging that `open_engine` opens; nothing is made yet. Raises DeclarationError for what is no local path."""
+    from airflow_provider_eventlog.core.staging.local import LocalStaging
+
+    where = root or str(home / STAGING)
+    if "://" in where and not where.startswith("file://"):
+        raise DeclarationError(
+            f"The staging root {where!r} is not a local path; this release stages on file systems only."
+        )
+    return LocalStaging(below(home, where))
 
 
 def open_ledger_at(home: Path, ledger_url: str | None, *, keep: bool = True) -> SqlLedger:
     """The ledger that `open_engine` opens; with keep=False one that does not exist yet stays so, and is empty."""
     from airflow_provider_eventlog.core.ledger import open_ledger
 
+    return open_ledger(ledger_address(home, ledger_url), create=keep)
+
+
+def ledger_address(home: Path, ledger_url: str | None) -> str | Path:
+    """The file or URL of the ledger that `open_engine` opens."""
     where = ledger_url or LEDGER
-    return open_ledger(where if "://" in where else below(home, where), create=keep)
+    return where if "://" in where else below(home, where)

@@ -71,6 +71,13 @@ class RangeUnavailableError(EventLogError):
     retriable = True
 
 
+class SourceRegressedError(EventLogError):
+    """The log ends before offsets that were planned already: its end was truncated."""
+
+    # A leader that does not know yet that it is none any more may answer so for a while.
+    retriable = True
+
+
 class ReadTimeoutError(EventLogError):
     """A range made no progress within the deadline."""
 
@@ -111,6 +118,10 @@ class StagingMissingError(EventLogError):
 
 class StagingCorruptError(EventLogError):
     """A staged file's size, checksum or digest differs from what was recorded."""
+
+
+class RawExpiredError(EventLogError):
+    """A replay needs raw files that `raw_retention` has let go; the decision is named."""
 
 
 class ManifestVersionError(EventLogError):
@@ -159,12 +170,28 @@ class EventTimeError(EventLogError):
     """The declared event-time column is missing or is not a timestamp."""
 
 
-class CheckFailedError(EventLogError):
-    """Rows broke a check whose `on_fail` is "fail"; the batch is held."""
+class BatchHeldError(EventLogError):
+    """Validation stopped a batch before anything of it was published; its subclasses say by which rule."""
+
+
+class CheckFailedError(BatchHeldError):
+    """More rows broke a check than it tolerates; the batch is held."""
+
+
+class QuarantineLimitError(BatchHeldError):
+    """A larger share of a batch is quarantined than `max_quarantine_ratio` allows; the batch is held."""
 
 
 class CheckDefinitionError(EventLogError):
     """A check does not parse, or names a column that the transform does not give."""
+
+
+class WindowDefinitionError(EventLogError):
+    """An aggregate or a session's condition cannot be used, or a key or time is no column of the transform."""
+
+
+class WindowLimitError(EventLogError):
+    """A batch would fill more empty windows than is sensible; nothing of it was folded."""
 
 
 class AccountingError(EventLogError):

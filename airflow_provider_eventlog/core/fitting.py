@@ -21,11 +21,13 @@ PATTERNS = {
     "TIMESTAMPTZ": rf"\d{{4}}-\d\d-\d\d([T ]{_CLOCK}( ?(Z|[+-]\d\d(:?\d\d)?))?)?",
 }
 INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
+# Why a payload does not decode.
+CODES = ("not_utf8", "not_json", "too_deep", "not_object", "does_not_fit")
 _COMPILED = {kind: re.compile(pattern, re.ASCII) for kind, pattern in PATTERNS.items()}
 
 
-def judge(payload: bytes, parsed: bool, fields: Iterable[tuple[str, str, Any]]) -> str | None:
-    """None if the payload decodes, else why not.
+def judge(payload: bytes, parsed: bool, fields: Iterable[tuple[str, str, Any]]) -> tuple[str, str] | None:
+    """None if the payload decodes, else why not: a code of CODES, and words.
 
     parsed  whether the engine could read the payload as JSON
     fields  (name, canonical type, the engine's value); a time counts as True where the engine has a value
@@ -33,21 +35,21 @@ def judge(payload: bytes, parsed: bool, fields: Iterable[tuple[str, str, Any]]) 
     try:
         text = payload.decode("utf-8")
     except UnicodeDecodeError:
-        return "it is not UTF-8"
+        return "not_utf8", "it is not UTF-8"
     try:
         document = _loads(text)
     except RecursionError:
-        return "it is nested too deeply"
+        return "too_deep", "it is nested too deeply"
     except (ValueError, ArithmeticError) as error:
-        return f"it is not JSON ({printable(str(error), 80)})"
+        return "not_json", f"it is not JSON ({printable(str(error), 80)})"
     if not isinstance(document, dict):
-        return "it is not a JSON object"
+        return "not_object", "it is not a JSON object"
     if not parsed:
-        return "it is not JSON (an escape that stands for no character, or nesting that is too deep)"
+        return "not_json", "it is not JSON (an escape that stands for no character, or nesting that is too deep)"
     for name, kind, got in fields:
         value = document.get(name)
         if value is not None and not _fits(kind, value, got):
-            return f"field {printable(name)} does not fit {kind}"
+            return "does_not_fit", f"field {printable(name)} does not fit {kind}"
     return None
 
 

@@ -1,14 +1,34 @@
-"""What this host is, and which file systems several hosts can mount: SQLite and DuckDB files serve one host."""
+"""What this host is, and which file systems several hosts can mount: SQLite and DuckDB files serve one host.
+
+A host is known by machine id and boot id. Either is enough: the boot id is shared by all containers of one kernel,
+whatever they call themselves; the machine id outlives a restart of the machine.
+"""
 
 from __future__ import annotations
 
 import re
+import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 _NETWORK = re.compile(
     r"nfs\d?|cifs|smb\d?|smbfs|afs|ceph|glusterfs|lustre|beegfs|gpfs|orangefs|ncpfs|davfs"
     r"|fuse\.(sshfs|ceph|glusterfs|s3fs|goofys|gcsfuse|rclone|mount-s3|davfs2?|juicefs|smbnetfs|blobfuse2?)"
 )
+
+
+def identity() -> dict[str, str]:
+    """This host: `machine` (machine id, else host name) and `boot` (empty if unknown)."""
+    machine = read_text(Path("/etc/machine-id"))
+    return {
+        "machine": machine if re.fullmatch(r"[0-9a-f]{32}", machine) else f"host {socket.gethostname()}",
+        "boot": read_text(Path("/proc/sys/kernel/random/boot_id")),
+    }
+
+
+def same(known: Mapping[str, str], here: Mapping[str, str]) -> bool:
+    """Whether two identities are of one host."""
+    return known["machine"] == here["machine"] or (bool(here["boot"]) and known["boot"] == here["boot"])
 
 
 def network_file_system(path: Path) -> str | None:

@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_eventlog.core import accounting, rawfile
+from airflow_provider_eventlog.core import accounting, rawfile, retention
 from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.errors import (
     AccountingError,
     NotReadyError,
     StagingCorruptError,
-    StagingMissingError,
+    TopicNotFoundError,
     TopicReplacedError,
 )
-from airflow_provider_eventlog.core.offsets import BatchPlan, OffsetRange, Slice, TopicIdentity
+from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, Slice, TopicIdentity
 from airflow_provider_eventlog.core.planning.plan import replaced
 from airflow_provider_eventlog.core.protocols import Outcome, SliceRecord, StagedFile
 from airflow_provider_eventlog.core.staging import paths, records
@@ -40,13 +40,18 @@ def land_slice(
     recorded = {r.range: r for r in engine.ledger.slices(batch.batch_id)}.get(wanted)
     if recorded is not None:
         if not engine.staging.exists(path):
-            raise StagingMissingError(
-                f"The raw slice {path} was landed and is gone from staging; restore it from a copy."
-            )
+            raise retention.missing_raw(engine, stream.name, batch.batch_id, path)
         return recorded
     outcome, file = Outcome.EXISTED, engine.staging.stat(path)
     if file is None:
-        outcome, file = _read_and_publish(engine, stream, identity, piece, path)
+        try:
+            outcome, file = _read_and_publish(engine, stream, identity, piece, path)
+        except TopicNotFoundError as error:
+            raise TopicNotFoundError(
+                f"The topic {identity} is gone: it was deleted after {wanted.people} were planned and before they were "
+                f"landed, or the connection points at another cluster. Nothing of them was published; what was landed "
+                f"before stays. If the topic was created again, `eventlog adopt` goes on with the new one."
+            ) from error
     return engine.ledger.record_slice(batch.batch_id, _adopt(engine, piece, outcome, file))
 
 
@@ -58,7 +63,12 @@ def _read_and_publish(
     _same_topic(identity, source.describe().identity)
 
     def write(temporary: Path) -> None:
-        rawfile.write_slice(temporary, source.read(piece.range), piece, lambda: source.last_read)
+        rawfile.write_slice(
+            temporary,
+            source.read(piece.range, record_loss=stream.on_data_loss == "record"),
+            piece,
+            lambda: source.last_read,
+        )
         # A topic that was replaced while it was read must not be published under the old one's offsets.
         _same_topic(identity, source.describe().identity)
         engine.check_cancelled()
@@ -76,7 +86,7 @@ def _adopt(engine: Engine, piece: Slice, outcome: Outcome, file: StagedFile) -> 
     info = rawfile.read_info(local)
     if info.piece != piece:
         raise StagingCorruptError(
-            f"The file {path} holds {info.piece}, not {piece}; restore it, or remove it and re-land."
+            f"The file {path} holds {info.piece}, not {piece}; restore it, or move it away and clear land."
         )
     if outcome is not Outcome.LANDED:
         rawfile.verify_rows(local, info.digest)
@@ -87,9 +97,10 @@ def _adopt(engine: Engine, piece: Slice, outcome: Outcome, file: StagedFile) -> 
         rows=info.rows,
         invisible=info.invisible,
         aborted=info.aborted,
-        lost=0,
+        lost=info.lost,
         gaps=info.gaps,
         payload_bytes=info.payload_bytes,
+        losses=info.losses,
     )
     accounting.landing_counts(record)
     return record
@@ -100,19 +111,25 @@ def seal(engine: Engine, batch: BatchPlan, identity: TopicIdentity) -> bool:
     slices = engine.ledger.slices(batch.batch_id)
     if {r.range for r in slices} != set(batch.slices):
         return False
-    record = manifest(batch, identity, slices)
+    record = manifest(batch, identity, slices, engine.ledger.bounds(batch.batch_id))
     engine.staging.publish_json(paths.manifest(batch.stream, batch.epoch, batch.batch_id), record)
     engine.ledger.seal_batch(batch.batch_id, records.digest(record))
     return True
 
 
-def manifest(batch: BatchPlan, identity: TopicIdentity, slices: tuple[SliceRecord, ...]) -> dict[str, Any]:
-    """The commit record: plan, files and accounting, a function of the batch and its content alone."""
+def manifest(
+    batch: BatchPlan,
+    identity: TopicIdentity,
+    slices: tuple[SliceRecord, ...],
+    bounds: tuple[Cut | None, Cut | None],
+) -> dict[str, Any]:
+    """The commit record: plan, cuts, files and accounting, a function of the batch and its content alone."""
     accounting.tiled(batch.ranges, [r.range for r in slices])
     counts = [accounting.landing_counts(r) for r in slices]
     return {
         "batch": batch_json(batch),
         "topic": {"cluster_id": identity.cluster_id, "topic": identity.topic, "topic_id": identity.topic_id},
+        "cuts": [None if cut is None else cut_json(cut) for cut in bounds],
         "slices": [_slice_json(r, c) for r, c in zip(slices, counts, strict=True)],
         "accounting": accounting.total(counts, accounting.LANDING),
     }
@@ -131,6 +148,12 @@ def batch_json(batch: BatchPlan) -> dict[str, Any]:
     }
 
 
+def cut_json(cut: Cut) -> dict[str, Any]:
+    """A cut as JSON values; offsets and how they were found by partition, in order."""
+    found = [[p, offset, cut.found_by[p]] for p, offset in sorted(cut.offsets.items())]
+    return {"instant": cut.instant, "kind": cut.kind, "offsets": found}
+
+
 def _slice_json(record: SliceRecord, counts: Mapping[str, int]) -> dict[str, Any]:
     return {
         "range": str(record.range),
@@ -139,6 +162,7 @@ def _slice_json(record: SliceRecord, counts: Mapping[str, int]) -> dict[str, Any
         "sha256": record.file.sha256,
         "digest": record.digest,
         "gaps": [str(g) for g in record.gaps],
+        "losses": [str(g) for g in record.losses],
         "accounting": dict(counts),
     }
 

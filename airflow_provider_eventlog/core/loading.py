@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from airflow_provider_eventlog.core import quarantine
 from airflow_provider_eventlog.core.deriving import TYPED
 from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.errors import ContentMismatchError, NotReadyError
 from airflow_provider_eventlog.core.offsets import PlannedBatch
 from airflow_provider_eventlog.core.partfile import part_schema
 from airflow_provider_eventlog.core.protocols import GenerationState, OutputId
+from airflow_provider_eventlog.core.staging import records
 from airflow_provider_eventlog.core.validating import rows_digest
+from airflow_provider_eventlog.declare.outputs import DuckDB, Rows
 from airflow_provider_eventlog.declare.pipeline import Pipeline
 
 _READY = (GenerationState.VALIDATED, GenerationState.LOADED)
@@ -53,5 +56,23 @@ def load_batch(engine: Engine, pipeline: Pipeline, planned: PlannedBatch) -> dic
             "rows": result.rows,
             "superseded": result.superseded,
         }
+    if pipeline.quarantine is not None:
+        outputs[quarantine.KIND] = _load_quarantine(engine, pipeline, planned, pipeline.quarantine)
     engine.ledger.advance_generation(pipeline.name, batch.batch_id, number, GenerationState.LOADED)
     return {"batch_id": batch.batch_id, "generation": number, "outputs": outputs}
+
+
+def _load_quarantine(engine: Engine, pipeline: Pipeline, planned: PlannedBatch, target: DuckDB) -> dict[str, Any]:
+    """Load what the generation has stopped, also if that is nothing: it takes the place of an earlier generation's."""
+    batch, number = planned.batch, planned.generation
+    stored = engine.ledger.parts(pipeline.name, batch.batch_id, number)
+    parts = [p for p in stored if p.kind == quarantine.KIND]
+    result = engine.open_target(Rows(target, name=quarantine.KIND)).apply_rows(
+        OutputId(engine.ledger.ledger_id, pipeline.name, quarantine.KIND),
+        batch.batch_id,
+        number,
+        records.digest([[str(p.range), p.digest] for p in parts]),
+        [engine.staging.open(p.file.path, p.file) for p in parts],
+        quarantine.SCHEMA,
+    )
+    return {"outcome": result.outcome.value, "rows": result.rows, "superseded": result.superseded}

@@ -125,6 +125,18 @@ def subtract(wanted: Iterable[OffsetRange], covered: Iterable[OffsetRange]) -> t
     return tuple(rest)
 
 
+def merged(ranges: Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:
+    """The same offsets in the fewest ranges, sorted, without empty ones."""
+    result: list[OffsetRange] = []
+    for r in sorted(r for r in ranges if len(r)):
+        last = result[-1] if result else None
+        if last is not None and last.partition == r.partition and r.start <= last.end:
+            result[-1] = OffsetRange(r.partition, last.start, max(last.end, r.end))
+        else:
+            result.append(r)
+    return tuple(result)
+
+
 @dataclass(frozen=True, slots=True)
 class Cut:
     """One frozen offset for every partition, with the instant that found it.

@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, RunPlan, TopicIdentity
+from airflow_provider_eventlog.core.staging.records import digest
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from airflow_provider_eventlog.core.holdings import LedgerAudit, StoredFile, TargetContents
+    from airflow_provider_eventlog.core.rebuilding.table import NewTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +38,35 @@ class FoundOffset:
 
 
 @dataclass(frozen=True, slots=True)
+class Retention:
+    """When a topic lets records go, by its configuration.
+
+    cleanup     delete, compact or both
+    ms          a segment goes this long after its greatest timestamp; None never for its age
+    bytes       the oldest segments of a partition go while it holds more than this; None never for its size
+    timestamps  CreateTime (the producer's) or LogAppendTime (the broker's)
+    """
+
+    cleanup: tuple[str, ...]
+    ms: int | None
+    bytes: int | None
+    timestamps: str
+
+
+@dataclass(frozen=True, slots=True)
 class SliceRead:
-    """What reading a slice established beside its rows: invisible offsets, as ranges, by what they are."""
+    """What reading a slice established beside its rows.
+
+    gaps     the offsets without a row, as ranges in order: invisible or lost
+    aborted  how many of them hold a record of an aborted transaction
+    bytes    of keys and values
+    losses   those of the gaps that the log start has moved past, so that nobody can tell what stood there
+    """
 
     gaps: tuple[OffsetRange, ...]
     aborted: int
     bytes: int
+    losses: tuple[OffsetRange, ...] = ()
 
 
 class LogSource(Protocol):
@@ -60,14 +87,18 @@ class LogSource(Protocol):
     def group_offsets(self, group: str) -> dict[int, int]:
         """Committed offsets of a consumer group; partitions without one are left out."""
 
+    def retention(self) -> Retention:
+        """What the topic's configuration says of when records go; raises SourceAuthorizationError without the right."""
+
     def probe(self, partition: int, start: int, instant: int, believed_until: int, limit: int) -> int | None:
         """From `start` on, the first record with instant <= timestamp <= believed_until, within `limit` offsets."""
 
-    def read(self, wanted: OffsetRange) -> Iterator[pa.RecordBatch]:
+    def read(self, wanted: OffsetRange, *, record_loss: bool = False) -> Iterator[pa.RecordBatch]:
         """Yield exactly the visible records of the range in offset order, in the raw schema.
 
         `last_read` is valid after the iterator is exhausted. Raises the source errors; a range that
-        cannot be completed is never ended silently.
+        cannot be completed is never ended silently. With `record_loss` offsets below the log start end up in
+        `last_read.losses` instead of raising OffsetsLostError.
         """
 
     @property
@@ -138,10 +169,22 @@ class Staging(Protocol):
     def list(self, prefix: str) -> Iterator[str]:
         """Paths of published files below `prefix`, sorted."""
 
+    def stored(self, prefix: str = "") -> Iterator[StoredFile]:
+        """All files below `prefix`, folder by folder, temporary ones too; no links, nothing that was set aside."""
+
+    def remove(self, path: str) -> bool:
+        """Remove a file, published or temporary; False if there was none."""
+
+    def set_aside(self, path: str, found: StagedFile) -> str | None:
+        """Move a published file out of the way, if it still is `found`; where to, or None if it is another one now."""
+
 
 @dataclass(frozen=True, slots=True)
 class SliceRecord:
-    """A landed slice as the ledger keeps it. length = rows + invisible + lost."""
+    """A landed slice as the ledger keeps it. length = rows + invisible + lost.
+
+    `gaps` are the offsets without a row; `losses` those of them that are lost.
+    """
 
     range: OffsetRange
     file: StagedFile
@@ -152,6 +195,7 @@ class SliceRecord:
     lost: int
     gaps: tuple[OffsetRange, ...]
     payload_bytes: int
+    losses: tuple[OffsetRange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +248,78 @@ class EpochRecord:
     epoch: int
     identity: TopicIdentity
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What people, or a policy that they declared, have decided about a stream; never changed, never taken back.
+
+    kind      adopt, loss, expired, ...: what was decided
+    epoch, pipeline, batch_id  what it is about, as far as it is about one
+    who, why  for people
+    at        milliseconds since 1970 UTC
+    payload   JSON values that belong to the kind
+    """
+
+    kind: str
+    stream: str
+    epoch: int | None
+    pipeline: str | None
+    batch_id: str | None
+    who: str
+    why: str
+    at: int
+    payload: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The decision as JSON values; `Decision(**value)` reads it back."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"payload": dict(self.payload)}
+
+    @property
+    def id(self) -> str:
+        """Digest of the decision."""
+        return digest(self.to_json())[:24]
+
+
+@dataclass(frozen=True, slots=True)
+class FoldLog:
+    """The numbered sequence in which generations enter an output's windows.
+
+    origin  instant (ms) of the cut from which chain batches are folded
+    recipe  the recipe that its folds go by
+    cause   why it was opened, for people
+    """
+
+    pipeline: str
+    output: str
+    log: int
+    epoch: int
+    origin: int
+    recipe: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class FoldRecord:
+    """Fold n of a log: it turns state n-1 and the generations that it reads into state n and a change-set.
+
+    cause      batch, skip, amend, ...
+    batch_id   the chain batch by which it moves the frontier; None if it does not move it
+    inputs     (batch id, generation, digest of its rows) of all that it read, in order
+    files      its published files by kind, each with the logical digest of its rows
+    watermark  milliseconds since 1970 UTC after this fold; None while nothing is known
+    """
+
+    pipeline: str
+    output: str
+    log: int
+    n: int
+    cause: str
+    batch_id: str | None
+    inputs: tuple[tuple[str, int, str], ...]
+    files: Mapping[str, tuple[StagedFile, str]]
+    watermark: int | None
+    accounting: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +387,40 @@ class Target(Protocol):
     def loaded(self, output: OutputId, batch_id: str) -> LoadedBatch | None:
         """What the table holds of a batch."""
 
+    def contents(self, output: OutputId) -> TargetContents:
+        """What the table holds of all batches, at one moment, in one query for records and one for rows.
+
+        Raises what `state` raises; a table that does not exist holds nothing.
+        """
+
+    def owner(self) -> OutputId | None:
+        """Whose the table is, whatever ledger that is of; of a table that is gone, whose it was.
+
+        None for a table that was never made, or not by this package. Raises TargetBusyError, TargetUnavailableError.
+        """
+
+    def cursor(self, output: OutputId) -> tuple[int, int] | None:
+        """(log, n) of the newest change-set that the table holds; None before the first."""
+
+    def apply_changes(
+        self,
+        output: OutputId,
+        log: int,
+        n: int,
+        digest: str,
+        upserts: Sequence[Path],
+        deletes: Sequence[Path],
+        schema: pa.Schema,
+        key: Sequence[str],
+    ) -> ApplyResult:
+        """Apply change-set n of a log in one transaction, if the table stands at n-1; twice has the effect of once.
+
+        Rows of `deletes` (columns `key`) go, rows of `upserts` (in `schema`) take the place of those with their key;
+        NULL is a key like any other. A table at or past n is left alone. The first change-set of a later log begins
+        with an empty table. Raises NotReadyError for a table behind n-1, ContentMismatchError for another change-set
+        n, and what `apply_rows` raises. After a failure the table is as before.
+        """
+
     def apply_rows(
         self,
         output: OutputId,
@@ -279,12 +429,21 @@ class Target(Protocol):
         digest: str,
         files: Sequence[Path],
         schema: pa.Schema,
+        *,
+        again: bool = False,
     ) -> ApplyResult:
         """Make `generation` the one visible generation of the batch, in one transaction; twice has the effect of once.
 
         `files` are verified Parquet parts in order. Raises ContentMismatchError for the same generation with
         another digest, TargetSchemaError, TargetOwnedError, TargetReplacedError, TargetBusyError. After a
-        failure the table is as before.
+        failure the table is as before. With `again` the rows of the same generation are replaced, whatever is
+        recorded of them: for a table that somebody changed.
+        """
+
+    def new_table(self, output: OutputId, schema: pa.Schema) -> NewTable:
+        """Look at the table, to make it anew with the columns of `schema`; nothing is made yet.
+
+        Raises TargetOwnedError and TargetReplacedError for a table that is not this output's.
         """
 
 
@@ -298,8 +457,11 @@ class Ledger(Protocol):
     def check_staging(self, root: str, root_id: str) -> None:
         """Record the staging root at first use; afterwards raise StagingNotSharedError for another id."""
 
-    def planning(self, stream: str, declaration: str) -> PlanningTransaction:
-        """Open the one planning transaction of a stream: a context manager; commits on success, else rolls back."""
+    def planning(self, stream: str, declaration: str | None) -> PlanningTransaction:
+        """Open the one planning transaction of a stream: a context manager; commits on success, else rolls back.
+
+        A declaration of None leaves the one of a known stream as it is.
+        """
 
     def streams(self) -> tuple[tuple[str, str], ...]:
         """(name, declaration) of all planned streams, by name."""
@@ -325,8 +487,32 @@ class Ledger(Protocol):
     def cuts(self, stream: str, epoch: int) -> tuple[Cut, ...]:
         """Cuts in order of their instants."""
 
-    def coverage(self, stream: str, epoch: int) -> tuple[OffsetRange, ...]:
-        """Planned ranges, sorted, merged where they touch."""
+    def bounds(self, batch_id: str) -> tuple[Cut | None, Cut | None]:
+        """The cuts at both ends of a chain batch, (None, None) for an off-chain batch; raises KeyError."""
+
+    def coverage(self, stream: str, epoch: int, *, landed: bool = False) -> tuple[OffsetRange, ...]:
+        """Planned ranges, or only what of them is landed; sorted, merged where they touch."""
+
+    def losses(self, stream: str, epoch: int) -> tuple[OffsetRange, ...]:
+        """Offsets that were landed as lost, sorted, merged where they touch."""
+
+    def decide(self, decision: Decision) -> None:
+        """Keep a decision; the same one again is nothing new."""
+
+    def decisions(self, stream: str, kind: str | None = None) -> tuple[Decision, ...]:
+        """Decisions about a stream, of one kind or all, by time and id."""
+
+    def audit(self, stream: str) -> LedgerAudit:
+        """The stream in bulk, read only."""
+
+    def repoint_slice(self, batch_id: str, record: SliceRecord, manifest_digest: str | None) -> None:
+        """Let a landed slice name another file with the same rows, and a sealed batch the manifest that says so.
+
+        Raises ContentMismatchError for other rows.
+        """
+
+    def repoint_part(self, pipeline: str, batch_id: str, generation: int, part: PartRecord) -> None:
+        """Let a generation name another file with the same rows; raises ContentMismatchError for other rows."""
 
     def record_slice(self, batch_id: str, record: SliceRecord) -> SliceRecord:
         """Record a landed slice once; returns the recorded one. Raises ContentMismatchError for other content."""
@@ -366,6 +552,24 @@ class Ledger(Protocol):
         accounting: Mapping[str, Any] | None = None,
     ) -> None:
         """Move a generation's state forward (held may become validated); never backwards from loaded."""
+
+    def open_fold_log(self, log: FoldLog) -> FoldLog:
+        """Open a log once; returns the one that stands under its number."""
+
+    def fold_logs(self, pipeline: str, output: str) -> tuple[FoldLog, ...]:
+        """An output's logs in order."""
+
+    def record_fold(self, record: FoldRecord) -> FoldRecord:
+        """Record fold n once, if n is the next of its log; returns the one that stands at n, which may be another's.
+
+        Raises AccountingError for an n that leaves a gap, KeyError for a log that is not open.
+        """
+
+    def folds(self, pipeline: str, output: str, log: int, after: int = 0) -> tuple[FoldRecord, ...]:
+        """Folds of a log with a number above `after`, in order."""
+
+    def last_fold(self, pipeline: str, output: str, log: int) -> FoldRecord | None:
+        """The newest fold of a log."""
 
     def close(self) -> None:
         """Release connections."""
@@ -407,11 +611,26 @@ class PlanningTransaction(Protocol):
     def taken(self, pipeline: str, epoch: int) -> frozenset[str]:
         """Ids of the batches for which the pipeline has a generation."""
 
+    def landed(self, epoch: int) -> frozenset[str]:
+        """Ids of the batches that are landed."""
+
+    def owners(self, epoch: int, wanted: Sequence[OffsetRange]) -> tuple[BatchPlan, ...]:
+        """Batches that hold any of the wanted offsets: chain batches in chain order, then off-chain ones."""
+
+    def allocated(self, pipeline: str, batch_id: str, inputs: str) -> int | None:
+        """The generation with this input digest."""
+
     def allocate(self, pipeline: str, batch_id: str, recipe: str, inputs: str) -> int:
         """The generation with this input digest, else the next number."""
 
     def mean_bytes(self, epoch: int) -> float | None:
         """Mean payload bytes per landed offset of the stream; None before the first landing."""
+
+    def decide(self, decision: Decision) -> None:
+        """Keep a decision; the same one again is nothing new."""
+
+    def decisions(self, kind: str | None = None) -> tuple[Decision, ...]:
+        """Decisions about the stream, by time and id."""
 
     def bind(self, binding: RunBinding) -> None:
         """Bind the run, or replace the generations and groups of its earlier binding."""

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
+from airflow_provider_eventlog.core import arrow
 from airflow_provider_eventlog.core.errors import CheckDefinitionError
 from airflow_provider_eventlog.core.naming import printable
 from airflow_provider_eventlog.core.sqltree import (
@@ -85,6 +89,24 @@ def evaluate(
             f"A check failed on a value ({printable(str(error), 300)}); use try_cast or try(...) where values vary. "
             f"Checks: {', '.join(checks)}."
         ) from error
+
+
+def first_broken(
+    connection: duckdb.DuckDBPyConnection, conditions: Sequence[str], relation: str
+) -> npt.NDArray[np.int64]:
+    """For each row of `relation`, in its order, which of the conditions is the first that holds; -1 for none.
+
+    conditions  SQL that is true or false for every row. Raises CheckDefinitionError if one fails on a value.
+    """
+    cases = " ".join(f"WHEN {condition} THEN {index}" for index, condition in enumerate(conditions))
+    try:
+        found = connection.sql(f"SELECT CAST(CASE {cases} ELSE -1 END AS BIGINT) AS i FROM {relation}").to_arrow_table()  # noqa: S608
+    except EngineError() as error:
+        raise CheckDefinitionError(
+            f"A check failed on a value ({printable(str(error), 300)}); use try_cast or try(...) where values vary."
+        ) from error
+    chunks = [arrow.numbers(chunk) for chunk in found.column(0).chunks]
+    return np.concatenate(chunks) if chunks else np.empty(0, np.int64)
 
 
 def _first(connection: duckdb.DuckDBPyConnection, relation: str, condition: str) -> list[str]:

@@ -63,11 +63,17 @@ class RawFileInfo:
     aborted: int
     gaps: tuple[OffsetRange, ...]
     payload_bytes: int
+    losses: tuple[OffsetRange, ...] = ()
+
+    @property
+    def lost(self) -> int:
+        """Offsets of which nobody can tell what stood there."""
+        return sum(map(len, self.losses))
 
     @property
     def invisible(self) -> int:
-        """Offsets without a committed record."""
-        return sum(map(len, self.gaps))
+        """Offsets that are proved to hold no committed record."""
+        return sum(map(len, self.gaps)) - self.lost
 
 
 def write_slice(
@@ -92,7 +98,7 @@ def write_slice(
         if under_way is not None:
             under_way.result()
         read = finished()
-        info = RawFileInfo(piece, rows, digest.hexdigest(), read.aborted, read.gaps, read.bytes)
+        info = RawFileInfo(piece, rows, digest.hexdigest(), read.aborted, read.gaps, read.bytes, read.losses)
         writer.add_key_value_metadata({_KEY.decode(): _to_text(info)})
     return info
 
@@ -176,6 +182,7 @@ def _to_text(info: RawFileInfo) -> str:
             "digest": info.digest,
             "aborted": info.aborted,
             "gaps": [[g.start, g.end] for g in info.gaps],
+            "losses": [[g.start, g.end] for g in info.losses],
             "payload_bytes": info.payload_bytes,
         },
         FORMAT,
@@ -198,6 +205,7 @@ def read_info(path: Path) -> RawFileInfo:
         aborted=value["aborted"],
         gaps=tuple(OffsetRange(piece.partition, start, end) for start, end in value["gaps"]),
         payload_bytes=value["payload_bytes"],
+        losses=tuple(OffsetRange(piece.partition, start, end) for start, end in value["losses"]),
     )
 
 

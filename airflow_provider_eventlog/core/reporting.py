@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow_provider_eventlog.core import accounting
 from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, subtract
-from airflow_provider_eventlog.core.planning.chain import when
+from airflow_provider_eventlog.core.planning.words import when
 from airflow_provider_eventlog.core.protocols import GenerationRecord, Ledger
 
 
@@ -34,6 +34,7 @@ def _stream(ledger: Ledger, name: str) -> dict[str, Any]:
     epoch = ledger.epochs(name)[-1]
     found = [plan for plan, _ in ledger.batches(name, epoch.epoch)]
     cuts = ledger.cuts(name, epoch.epoch)
+    losses = ledger.losses(name, epoch.epoch)
     return {
         "stream": name,
         "epoch": epoch.epoch,
@@ -44,6 +45,9 @@ def _stream(ledger: Ledger, name: str) -> dict[str, Any]:
         "offsets": sum(b.length for b in found),
         "newest_cut": when(cuts[-1].instant) if cuts else None,
         "holes": holes(cuts, found),
+        "lost": sum(map(len, losses)),
+        "losses": [str(r) for r in losses],
+        "recorded_losses": [{"at": when(d.at), "why": d.why} for d in ledger.decisions(name, "loss")],
     }
 
 

@@ -27,6 +27,9 @@ class RunRequest:
     first        the interval is the first of its schedule: with start="earliest" it takes all that came before
     max_batches  since_last takes at most so many batches (None: no bound)
     parallelism  into at most how many groups the slices are packed
+    epoch        offsets of this epoch of the stream, not of the newest one; for mode offsets
+    recompute    a new generation of each batch, also where recipe and raw data are those of one that exists: for
+                 transforms that read more than their input; not for mode since_last, which takes what has none yet
 
     Raises RequestError for a combination that has no meaning.
     """
@@ -38,6 +41,8 @@ class RunRequest:
     first: bool = False
     max_batches: int | None = None
     parallelism: int = 4
+    epoch: int | None = None
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -55,6 +60,13 @@ class RunRequest:
             )
         if not 1 <= self.parallelism <= 512:
             raise RequestError(f"parallelism={self.parallelism} must be between 1 and 512.")
+        if self.epoch is not None and (self.mode != "offsets" or self.epoch < 1):
+            raise RequestError(f"epoch={self.epoch} goes with mode offsets and is counted from 1.")
+        if self.recompute and self.mode == "since_last":
+            raise RequestError(
+                "recompute has no meaning for what came since the last batch: nothing of it was computed yet. Name the "
+                "interval or the offsets to compute anew."
+            )
         if self.max_batches is not None and self.max_batches < 1:
             raise RequestError(f"max_batches={self.max_batches} must be at least 1.")
 
@@ -68,6 +80,8 @@ class RunRequest:
             "first": self.first,
             "max_batches": self.max_batches,
             "parallelism": self.parallelism,
+            "epoch": self.epoch,
+            "recompute": self.recompute,
         }
 
     @classmethod
@@ -82,6 +96,8 @@ class RunRequest:
             first=value.get("first", False),
             max_batches=value.get("max_batches"),
             parallelism=value.get("parallelism", 4),
+            epoch=value.get("epoch"),
+            recompute=value.get("recompute", False),
         )
 
     def digest(self) -> str:

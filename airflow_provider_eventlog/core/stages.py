@@ -6,18 +6,22 @@ several processes at once: it finds what is done and does what is missing. Repor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.errors import RecipeChangedError, RunNotPlannedError
-from airflow_provider_eventlog.core.offsets import PlannedBatch, RunPlan, SliceRef
+from airflow_provider_eventlog.core.offsets import OffsetRange, PlannedBatch, RunPlan, SliceRef
+from airflow_provider_eventlog.core.planning.generations import RECOMPUTE
 from airflow_provider_eventlog.core.protocols import GenerationState
 from airflow_provider_eventlog.core.requests import RunRequest
 from airflow_provider_eventlog.declare.pipeline import Pipeline
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+# A line names so many ranges; the report has them all.
+_NAMED = 20
 
 
 def check(pipeline: Pipeline) -> dict[str, Any]:
@@ -36,12 +40,16 @@ def plan(engine: Engine, pipeline: Pipeline, request: RunRequest, run_key: str) 
     The recipe is checked first: nothing is planned for a transform that cannot run. Raises what
     `check` and `planning.plan_run` raise.
     """
+    from airflow_provider_eventlog.core import deciding
     from airflow_provider_eventlog.core.planning import plan_run
+    from airflow_provider_eventlog.core.rebuilding import declared
 
     check(pipeline)
     engine.check_cancelled()
+    planned = engine.ledger.run(run_key, pipeline.name) is not None
     made = plan_run(engine.ledger, lambda: engine.source(pipeline.stream), pipeline, request, run_key, engine.clock())
-    engine.ledger.register_pipeline(pipeline.name, pipeline.stream.name, made.recipe, pipeline.serialize())
+    declared.register(engine, pipeline, replay=planned)
+    deciding.write_down(engine, pipeline.stream.name)
     return made
 
 
@@ -64,12 +72,14 @@ def land(engine: Engine, pipeline: Pipeline, run_key: str, group: int) -> dict[s
 
     bound = engine.ledger.run_plan(run_key, pipeline.name)
     refs = _group(bound, group)
+    losses: list[OffsetRange] = []
     total, done, counts = sum(len(r.range) for r in refs), 0, []
     for ref in refs:
         engine.check_cancelled()
         batch = bound.batch(ref.batch_id).batch
         record = landing.land_slice(engine, pipeline.stream, bound.identity, batch, ref.range)
         counts.append(accounting.landing_counts(record))
+        losses += record.losses
         done += len(ref.range)
         engine.progress("landed offsets", done, total)
     sealed = [p.batch.batch_id for p in bound.batches if landing.seal(engine, p.batch, bound.identity)]
@@ -78,6 +88,7 @@ def land(engine: Engine, pipeline: Pipeline, run_key: str, group: int) -> dict[s
         "group": group,
         "slices": len(refs),
         "batches_landed": sealed,
+        "losses": [str(r) for r in losses],
         "accounting": accounting.total(counts, accounting.LANDING),
     }
 
@@ -140,7 +151,8 @@ def run(engine: Engine, pipeline: Pipeline, request: RunRequest, run_key: str | 
     """All stages in this process; a run that failed goes on where it stopped when it is asked for again.
 
     Without a run key it is derived from the request, so that the same request finds the same batches; what came
-    since the last batch is a new question each time, unless the last one is unfinished.
+    since the last batch, and what is to be computed anew, is a new question each time, unless the last one is
+    unfinished.
     """
     made = plan(engine, pipeline, request, run_key or _own_key(engine, pipeline, request))
     landed = [land(engine, pipeline, made.run_key, group) for group in range(len(made.groups))]
@@ -163,7 +175,7 @@ def batch_table(engine: Engine, pipeline: Pipeline, run_key: str) -> pa.Table:
 
 def describe(made: RunPlan) -> dict[str, Any]:
     """A plan as JSON values."""
-    from airflow_provider_eventlog.core.planning.chain import when
+    from airflow_provider_eventlog.core.planning.words import when
 
     def instant(value: int | None) -> str | None:
         return None if value is None else when(value)
@@ -207,6 +219,18 @@ def headline(made: RunPlan) -> str:
     ).rstrip()
 
 
+def loss_headline(landed: Mapping[str, Any]) -> str | None:
+    """One line that says which offsets are lost by a report of `land`; None if none is."""
+    found = [OffsetRange.parse(text) for text in landed["losses"]]
+    if not found:
+        return None
+    more = f" and {len(found) - _NAMED} more ranges" if len(found) > _NAMED else ""
+    return (
+        f"Data loss: {landed['accounting']['lost']:,} offsets had expired before they were landed and are recorded as "
+        f"lost: {'; '.join(r.people for r in found[:_NAMED])}{more}."
+    )
+
+
 def _group(bound: RunPlan, group: int) -> Sequence[SliceRef]:
     if not 0 <= group < len(bound.groups):
         raise RunNotPlannedError(
@@ -224,12 +248,21 @@ def _same_recipe(bound: RunPlan, pipeline: Pipeline) -> None:
 
 
 def _own_key(engine: Engine, pipeline: Pipeline, request: RunRequest) -> str:
-    if request.mode != "since_last":
+    if request.mode == "since_last":
+        asked = "cli/since_last/"
+    elif request.recompute:
+        asked = f"cli/recompute/{request.digest()[:24]}/"
+    else:
         return f"cli/{request.digest()[:24]}"
-    earlier = [r.run_key for r in engine.ledger.runs(pipeline.name) if r.run_key.startswith("cli/since_last/")]
-    if earlier and not _finished(engine, pipeline.name, engine.ledger.run_plan(earlier[-1], pipeline.name).batches):
-        return earlier[-1]
-    return f"cli/since_last/{len(earlier) + 1}"
+    bound = {r.run_key for r in engine.ledger.runs(pipeline.name) if r.run_key.startswith(asked)}
+    # What was computed anew is told of by decisions too, which outlive the ledger.
+    decided = {str(d.payload["run"]) for d in engine.ledger.decisions(pipeline.stream.name, RECOMPUTE)}
+    numbers = [n for key in bound | decided if (n := key.removeprefix(asked)).isdecimal()]
+    newest = max(map(int, numbers), default=0)
+    key = f"{asked}{newest}"
+    if key in bound and not _finished(engine, pipeline.name, engine.ledger.run_plan(key, pipeline.name).batches):
+        return key
+    return f"{asked}{newest + 1}"
 
 
 def _finished(engine: Engine, pipeline: str, batches: Sequence[PlannedBatch]) -> bool:

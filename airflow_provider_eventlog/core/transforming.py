@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from airflow_provider_eventlog.core import arrow, quality, rawfile
@@ -20,6 +21,7 @@ from airflow_provider_eventlog.core.decoding import Decoder, declared_columns, e
 from airflow_provider_eventlog.core.errors import EventTimeError, TransformError
 from airflow_provider_eventlog.core.naming import check_column, printable, quote
 from airflow_provider_eventlog.core.pytransform import POSITION, positions, run_python
+from airflow_provider_eventlog.core.quarantine import Stopped
 from airflow_provider_eventlog.core.session import CHUNK_ROWS, session
 from airflow_provider_eventlog.core.sqltransform import compile_sql, fail
 from airflow_provider_eventlog.core.sqltree import EngineError, explain
@@ -64,6 +66,15 @@ _POSITION_FIELDS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Stop:
+    """Rows for which `condition` (SQL, never NULL) holds are quarantined: for a check, or ("") without event time."""
+
+    check: str
+    condition: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class TransformPlan:
     """A pipeline's transform as it will run.
 
@@ -71,26 +82,30 @@ class TransformPlan:
     schema   the Arrow schema of the result: columns, then `_partition, _offset, _row`; each field's metadata names
              the engine's type under TYPE_KEY
     sql      the rewritten query, None for a Python transform or none
-    checks   compiled expressions by name
+    checks   compiled expressions of the checks that rows are counted by, by name
+    stops    what keeps a row out of the result
     """
 
     columns: tuple[tuple[str, str], ...]
     schema: pa.Schema
     sql: str | None
     checks: Mapping[str, str]
+    stops: tuple[Stop, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class TransformResult:
     """The rows of one slice, ordered by `_partition, _offset, _row`, and their accounting.
 
-    counts    landed = typed + tombstones; passed = typed - filtered + exploded
+    counts    landed = typed + tombstones + undecodable; passed + rejected = typed - filtered + exploded
     failures  {check: {"rows": n, "first": ["partition:offset", ...]}}, broken checks only
+    stopped   what is undecodable or rejected; None for neither
     """
 
     table: pa.Table
     counts: dict[str, int]
     failures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stopped: Stopped | None = None
 
 
 def analyze(pipeline: Pipeline) -> TransformPlan:
@@ -105,29 +120,74 @@ def analyze(pipeline: Pipeline) -> TransformPlan:
 def transform_slice(pipeline: Pipeline, raw: Path | pa.Table) -> TransformResult:
     """Decode and transform one landed slice (a raw file, read with its checksums verified, or a raw table).
 
-    Raises DecodeError, TransformError, EventTimeError, CheckDefinitionError, StagingCorruptError. A broken check is
-    no error here: it is counted in `failures`.
+    Raises TransformError, EventTimeError, CheckDefinitionError, StagingCorruptError. What does not decode, has no event
+    time or breaks a quarantine check is no error here: it is in `stopped`; other broken checks are in `failures`.
     """
     assert pipeline.decode is not None
     with session() as connection:
         plan = _analyze(connection, pipeline)
         decoder = Decoder(pipeline.decode, connection)
-        counts = dict.fromkeys(("typed", "filtered", "exploded", "passed"), 0)
+        counts = dict.fromkeys(("typed", "filtered", "exploded", "rejected", "passed"), 0)
         failures: dict[str, dict[str, Any]] = {}
+        stopped = Stopped()
         tables = [empty_table(plan.schema)]
         for piece in _pieces(raw):
             typed = decoder.decode(piece)
-            if decoder.failed:
-                continue
             rows = _run(connection, pipeline, plan, typed)
             _count(counts, typed, rows)
-            if plan.checks and rows.num_rows:
-                _show(connection, "_checked", _ROWS, rows, dict(plan.columns))
-                quality.merge(failures, quality.evaluate(connection, plan.checks, _ROWS))
-            tables.append(rows)
-        decoder.finish()
-    counts = {"landed": decoder.landed, "tombstones": decoder.tombstones, **counts}
-    return TransformResult(pa.concat_tables(tables), counts, failures)
+            tables.append(_checked(connection, plan, piece, rows, stopped, failures))
+            counts["passed"] += tables[-1].num_rows
+            counts["rejected"] += rows.num_rows - tables[-1].num_rows
+    stopped.undecodable(decoder.undecodable)
+    counts = {
+        "landed": decoder.landed,
+        "tombstones": decoder.tombstones,
+        "undecodable": decoder.failed,
+        **counts,
+    }
+    return TransformResult(pa.concat_tables(tables), counts, failures, stopped if stopped.tables else None)
+
+
+def _checked(
+    connection: duckdb.DuckDBPyConnection,
+    plan: TransformPlan,
+    raw: pa.Table,
+    rows: pa.Table,
+    stopped: Stopped,
+    failures: dict[str, dict[str, Any]],
+) -> pa.Table:
+    """The rows that may go on; the others are in `stopped`, and broken checks are counted in `failures`."""
+    if not rows.num_rows or not (plan.stops or plan.checks):
+        return rows
+    columns = dict(plan.columns)
+    _show(connection, "_checked", _ROWS, rows, columns)
+    if plan.stops:
+        broken = quality.first_broken(connection, [stop.condition for stop in plan.stops], _ROWS)
+        bad = broken >= 0
+        if bad.any():
+            _, offsets = positions(rows)
+            numbers = np.concatenate([arrow.numbers(chunk) for chunk in rows.column("_row").chunks])
+            why = [(plan.stops[i].check, plan.stops[i].reason) for i in broken[bad].tolist()]
+            stopped.rejected(raw, offsets[bad], numbers[bad], why)
+            partitions, _ = positions(rows.slice(0, 1))
+            quality.merge(failures, _stops_broken(plan, broken, int(partitions[0]), offsets))
+            rows = rows.filter(arrow.flags(~bad))
+            _show(connection, "_checked", _ROWS, rows, columns)
+    if plan.checks and rows.num_rows:
+        quality.merge(failures, quality.evaluate(connection, plan.checks, _ROWS))
+    return rows
+
+
+def _stops_broken(
+    plan: TransformPlan, broken: npt.NDArray[np.int64], partition: int, offsets: npt.NDArray[np.int64]
+) -> dict[str, dict[str, Any]]:
+    found = {}
+    for index, stop in enumerate(plan.stops):
+        mine = offsets[broken == index]
+        if stop.check and len(mine):
+            first = [f"{partition}:{offset}" for offset in np.unique(mine)[: quality.FIRST].tolist()]
+            found[stop.check] = {"rows": len(mine), "first": first}
+    return found
 
 
 def part_schema(pipeline: Pipeline) -> pa.Schema:
@@ -162,7 +222,13 @@ def _analyze(connection: duckdb.DuckDBPyConnection, pipeline: Pipeline) -> Trans
     checks = quality.compile_checks(
         connection, pipeline.checks, _ROWS, {**columns, "_partition": "INTEGER", "_offset": "BIGINT", "_row": "INTEGER"}
     )
-    return TransformPlan(tuple(columns.items()), schema, sql, checks)
+    stopping = {c.name: c for c in pipeline.checks if c.on_fail == "quarantine"}
+    stops = [Stop(n, f"({checks[n]}) IS NOT TRUE", f"not true: {c.expression}") for n, c in stopping.items()]
+    if pipeline.event_time is not None:
+        without = f"{printable(pipeline.event_time)} is NULL"
+        stops.insert(0, Stop("", f"{quote(pipeline.event_time)} IS NULL", without))
+    counted = {name: expression for name, expression in checks.items() if name not in stopping}
+    return TransformPlan(tuple(columns.items()), schema, sql, counted, tuple(stops))
 
 
 def _bind(connection: duckdb.DuckDBPyConnection, sql: str, available: list[str]) -> dict[str, str]:
@@ -254,6 +320,5 @@ def _row_numbers(partitions: Any, offsets: Any) -> pa.Array:
 def _count(counts: dict[str, int], typed: pa.Table, rows: pa.Table) -> None:
     copies = sum(int(np.count_nonzero(arrow.numbers(chunk))) for chunk in rows.column("_row").chunks)
     counts["typed"] += typed.num_rows
-    counts["passed"] += rows.num_rows
     counts["exploded"] += copies
     counts["filtered"] += typed.num_rows - (rows.num_rows - copies)

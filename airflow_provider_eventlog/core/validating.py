@@ -5,12 +5,14 @@ Reads manifests, ledger and part counts; never the target.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
-from airflow_provider_eventlog.core import accounting, landing
+from airflow_provider_eventlog.core import accounting, gate, landing, quarantine
 from airflow_provider_eventlog.core.deriving import TYPED
 from airflow_provider_eventlog.core.engine import Engine
-from airflow_provider_eventlog.core.errors import CheckFailedError, NotReadyError
+from airflow_provider_eventlog.core.errors import BatchHeldError, NotReadyError
 from airflow_provider_eventlog.core.offsets import PlannedBatch, RunPlan
 from airflow_provider_eventlog.core.protocols import GenerationState, PartRecord, SliceRecord
 from airflow_provider_eventlog.core.staging import paths, records
@@ -20,39 +22,41 @@ from airflow_provider_eventlog.declare.pipeline import Pipeline
 def validate_run(engine: Engine, pipeline: Pipeline, bound: RunPlan) -> list[dict[str, Any]]:
     """Validate every batch of a run; the ones that are fine are validated even if another is held.
 
-    Raises CheckFailedError for the first held batch after all were looked at.
+    Raises the BatchHeldError of the first held batch after all were looked at.
     """
-    reports, held = [], []
+    reports = []
+    held: list[BatchHeldError] = []
     for planned in bound.batches:
         engine.check_cancelled()
         try:
             reports.append(validate_batch(engine, pipeline, planned))
-        except CheckFailedError as error:
+        except BatchHeldError as error:
             held.append(error)
     if held:
         more = f" {len(held) - 1} more batches of this run are held too." if len(held) > 1 else ""
-        raise CheckFailedError(f"{held[0]}{more}") from held[0]
+        raise type(held[0])(f"{held[0]}{more}") from held[0]
     return reports
 
 
 def validate_batch(engine: Engine, pipeline: Pipeline, planned: PlannedBatch) -> dict[str, Any]:
     """Prove one batch whole, publish its generation's commit record, and return its accounting.
 
-    Raises NotReadyError, AccountingError; CheckFailedError after marking the generation held.
+    Raises NotReadyError, AccountingError; BatchHeldError after marking the generation held. A held generation that was
+    released goes on.
     """
     batch, number = planned.batch, planned.generation
     slices = landing.verified_slices(engine, batch)
     parts = _parts(engine, pipeline, planned, slices)
-    figures = _accounting(slices, parts)
-    failures = _failures(pipeline, parts)
-    state = engine.ledger.generation(pipeline.name, batch.batch_id, number).state
-    if failures:
+    figures = figures_of(pipeline, slices, parts)
+    stopped = gate.held(pipeline, planned, figures)
+    if stopped is not None and not gate.released(engine, pipeline, planned):
+        state = engine.ledger.generation(pipeline.name, batch.batch_id, number).state
         if state is not GenerationState.LOADED:
             engine.ledger.advance_generation(
-                pipeline.name, batch.batch_id, number, GenerationState.HELD, accounting={**figures, "checks": failures}
+                pipeline.name, batch.batch_id, number, GenerationState.HELD, accounting=figures
             )
-        raise CheckFailedError(_complaint(planned, failures))
-    commit = _commit(pipeline, planned, parts, figures)
+        raise stopped
+    commit = commit_record(pipeline.name, batch.batch_id, number, pipeline.recipe, parts, figures)
     engine.staging.publish_json(paths.commit(batch.stream, pipeline.name, batch.batch_id, number), commit)
     engine.ledger.advance_generation(
         pipeline.name,
@@ -66,16 +70,16 @@ def validate_batch(engine: Engine, pipeline: Pipeline, planned: PlannedBatch) ->
 
 
 def rows_digest(parts: tuple[PartRecord, ...]) -> str:
-    """Digest of a generation's rows: its parts' logical digests in partition and offset order."""
-    return records.digest([[str(p.range), p.digest] for p in parts])
+    """Digest of a generation's rows: its typed parts' logical digests in partition and offset order."""
+    return records.digest([[str(p.range), p.digest] for p in parts if p.kind == TYPED])
 
 
 def _parts(
     engine: Engine, pipeline: Pipeline, planned: PlannedBatch, slices: tuple[SliceRecord, ...]
 ) -> tuple[PartRecord, ...]:
     batch, number = planned.batch, planned.generation
-    parts = tuple(p for p in engine.ledger.parts(pipeline.name, batch.batch_id, number) if p.kind == TYPED)
-    missing = sorted({r.range for r in slices} - {p.range for p in parts})
+    parts = engine.ledger.parts(pipeline.name, batch.batch_id, number)
+    missing = sorted({r.range for r in slices} - {p.range for p in parts if p.kind == TYPED})
     if missing:
         raise NotReadyError(
             f"Batch {batch.batch_id}, generation {number}: {len(missing)} slices are not transformed yet, first "
@@ -87,54 +91,58 @@ def _parts(
     return parts
 
 
-def _accounting(slices: tuple[SliceRecord, ...], parts: tuple[PartRecord, ...]) -> dict[str, Any]:
-    by_range = {p.range: p for p in parts}
+def figures_of(pipeline: Pipeline, slices: tuple[SliceRecord, ...], parts: tuple[PartRecord, ...]) -> dict[str, Any]:
+    """A generation's accounting from its landed slices and all of its parts, by the checks of `pipeline`.
+
+    Raises AccountingError where it does not balance.
+    """
+    typed = {p.range: p for p in parts if p.kind == TYPED}
+    stopped = {p.range: p for p in parts if p.kind == quarantine.KIND}
     landed = [accounting.landing_counts(r) for r in slices]
-    derived = [accounting.transform_counts(by_range[r.range], r) for r in slices]
-    return {
+    derived = [accounting.transform_counts(typed[r.range], r) for r in slices]
+    figures: dict[str, Any] = {
         "landing": accounting.total(landed, accounting.LANDING),
         "transform": accounting.total(derived, accounting.TRANSFORM),
     }
+    codes: Counter[str] = Counter()
+    for record in slices:
+        codes.update(accounting.quarantined(typed[record.range], stopped.get(record.range)))
+    if codes:
+        figures["quarantine"] = dict(sorted(codes.items()))
+    looked_at = figures["transform"]["passed"] + figures["transform"]["rejected"]
+    checks = gate.broken_checks(pipeline, [typed[r.range] for r in slices], looked_at)
+    return {**figures, "checks": checks} if checks else figures
 
 
-def _failures(pipeline: Pipeline, parts: tuple[PartRecord, ...]) -> dict[str, Any]:
-    failures: dict[str, Any] = {}
-    for check in pipeline.checks:
-        found = [p.failures[check.name] for p in parts if check.name in p.failures]
-        rows = sum(int(f["rows"]) for f in found)
-        if rows:
-            failures[check.name] = {
-                "rows": rows,
-                "expression": check.expression,
-                "first": [offset for f in found for offset in f["first"]][:5],
-            }
-    return failures
-
-
-def _complaint(planned: PlannedBatch, failures: dict[str, Any]) -> str:
-    told = "; ".join(
-        f"check {name!r} ({f['expression']}) is not true for {f['rows']} rows, first at partition:offset "
-        f"{', '.join(f['first'])}"
-        for name, f in failures.items()
-    )
-    return (
-        f"Batch {planned.batch.batch_id}, generation {planned.generation} is held, nothing of it is loaded: {told}. "
-        f"Correct the check or the transform, then clear the run from plan: it is derived again from staging."
-    )
-
-
-def _commit(
-    pipeline: Pipeline, planned: PlannedBatch, parts: tuple[PartRecord, ...], figures: dict[str, Any]
+def commit_record(
+    pipeline: str,
+    batch_id: str,
+    number: int,
+    recipe: str,
+    parts: tuple[PartRecord, ...],
+    figures: Mapping[str, Any],
 ) -> dict[str, Any]:
+    """A generation's commit record: a function of what it is made of alone, and all that a ledger has of it."""
     return {
-        "pipeline": pipeline.name,
-        "batch_id": planned.batch.batch_id,
-        "generation": planned.generation,
-        "recipe": pipeline.recipe,
+        "pipeline": pipeline,
+        "batch_id": batch_id,
+        "generation": number,
+        "recipe": recipe,
         "digest": rows_digest(parts),
-        "parts": [
-            {"kind": p.kind, "range": str(p.range), "path": p.file.path, "sha256": p.file.sha256, "digest": p.digest}
-            for p in parts
-        ],
-        "accounting": figures,
+        "parts": [_part_json(p) for p in parts],
+        "accounting": dict(figures),
+    }
+
+
+def _part_json(part: PartRecord) -> dict[str, Any]:
+    return {
+        "kind": part.kind,
+        "range": str(part.range),
+        "path": part.file.path,
+        "file_bytes": part.file.bytes,
+        "sha256": part.file.sha256,
+        "digest": part.digest,
+        "recipe": part.recipe,
+        "counts": dict(part.counts),
+        "failures": dict(part.failures),
     }

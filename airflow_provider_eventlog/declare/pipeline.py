@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
+from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 
@@ -13,7 +14,8 @@ from airflow_provider_eventlog.core.naming import check_name, printable
 from airflow_provider_eventlog.declare import callables
 from airflow_provider_eventlog.declare.checks import Check
 from airflow_provider_eventlog.declare.decode import Json, Raw, columns
-from airflow_provider_eventlog.declare.outputs import Rows
+from airflow_provider_eventlog.declare.duration import milliseconds
+from airflow_provider_eventlog.declare.outputs import DuckDB, Rows
 from airflow_provider_eventlog.declare.stream import Stream
 
 FRAMES = ("arrow", "pandas")
@@ -33,7 +35,12 @@ class Pipeline:
     decode, event_time  override the stream's
     checks     row checks, in order
     outputs    at least one
+    quarantine a table to which the quarantine's rows are loaded as well; None keeps them in staging only
+    max_quarantine_ratio  a batch of which more is quarantined (of what was quarantined or passed) is held. Not part
+               of the recipe: a held batch may be validated again under another one
     version    free text that is part of the recipe, to force a new one
+    derived_retention  `eventlog gc` removes a loaded generation's files this long after it was made; None keeps
+               them. Not part of the recipe
 
     Raises DeclarationError. The recipe is the digest of `serialize()`.
     """
@@ -49,6 +56,9 @@ class Pipeline:
     event_time: str | None = None
     checks: Sequence[Check] = ()
     version: str = ""
+    quarantine: DuckDB | None = None
+    max_quarantine_ratio: float = 0.05
+    derived_retention: str | timedelta | float | None = None
 
     def __post_init__(self) -> None:
         check_name("pipeline", self.name)
@@ -65,9 +75,21 @@ class Pipeline:
             raise DeclarationError(
                 f"{where} needs at least one output, for example Rows(DuckDB('x.duckdb', table='x'))."
             )
-        tables = [(o.target.path, o.target.schema.casefold(), o.target.table.casefold()) for o in self.outputs]
+        if self.quarantine is not None and not isinstance(self.quarantine, DuckDB):
+            raise DeclarationError(
+                f"{where}: quarantine={printable(self.quarantine)} must be a target like DuckDB(...)."
+            )
+        if self.quarantine is not None and any(o.name == "quarantine" for o in self.outputs):
+            raise DeclarationError(f"{where}: an output cannot have the name 'quarantine' beside quarantine=.")
+        ratio = self.max_quarantine_ratio
+        if not isinstance(ratio, (int, float)) or isinstance(ratio, bool) or not 0 <= ratio <= 1:
+            raise DeclarationError(f"{where}: max_quarantine_ratio={printable(ratio)} must be a share from 0 to 1.")
+        targets = [o.target for o in self.outputs] + ([self.quarantine] if self.quarantine else [])
+        tables = [(t.path, t.schema.casefold(), t.table.casefold()) for t in targets]
         if len(set(tables)) < len(tables):
             raise DeclarationError(f"{where}: two outputs name the same table; one table has one owner.")
+        if self.derived_retention is not None:
+            milliseconds("derived_retention", self.derived_retention)
         self._check_transform(where)
 
     def _check_transform(self, where: str) -> None:
@@ -103,7 +125,15 @@ class Pipeline:
             "checks": [c.canonical() for c in self.checks],
             "outputs": [o.canonical() for o in self.outputs],
             "version": self.version,
+            "quarantine": None if self.quarantine is None else self.quarantine.canonical(),
+            "max_quarantine_ratio": self.max_quarantine_ratio,
+            "derived_retention_ms": self.derived_retention_ms,
         }
+
+    @property
+    def derived_retention_ms(self) -> int | None:
+        """The retention of derived files in milliseconds; None for ever."""
+        return None if self.derived_retention is None else milliseconds("derived_retention", self.derived_retention)
 
     def serialize(self) -> str:
         """Canonical JSON: the same text for equal declarations in every process and at every parse."""
@@ -111,8 +141,12 @@ class Pipeline:
 
     @property
     def recipe(self) -> str:
-        """Digest of the recipe; the stream's own knobs are not part of it, since raw data is shared."""
-        recipe = {k: v for k, v in self.canonical().items() if k != "stream"}
+        """Digest of the recipe; the stream's own knobs are not part of it, since raw data is shared.
+
+        Nor is how long files are kept, or how much may be quarantined, which change no row.
+        """
+        apart = ("stream", "derived_retention_ms", "max_quarantine_ratio")
+        recipe = {k: v for k, v in self.canonical().items() if k not in apart}
         recipe["stream"] = self.stream.name
         return sha256(json.dumps(recipe, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

@@ -15,6 +15,7 @@ from airflow_provider_eventlog.declare.decode import Json, Raw
 from airflow_provider_eventlog.declare.duration import milliseconds
 
 _WORDS = ("interval", "earliest", "latest")
+LOSS = ("fail", "record")
 # Kafka's own rule for topic names.
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
@@ -44,6 +45,10 @@ class Stream:
     max_batch_offsets  a longer range is cut into several batches
     max_slice_offsets  a longer range of one partition is cut into several slices
     max_future_skew    a record dated later than now plus this is not believed when offsets are looked up by time
+    on_data_loss       offsets that expired before they were landed: "fail" stops the run and says which, "record"
+                       writes them down as lost, in manifest and ledger, and goes on
+    raw_retention      `eventlog gc` removes raw files of batches that every pipeline has loaded this long after they
+                       were landed; None keeps them
 
     Raises DeclarationError for anything malformed. Equal declarations are equal values.
     """
@@ -59,6 +64,8 @@ class Stream:
     max_batch_offsets: int = 5_000_000
     max_slice_offsets: int = 1_000_000
     max_future_skew: str | timedelta | float = "1 hour"
+    on_data_loss: str = "fail"
+    raw_retention: str | timedelta | float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.topic, str) or not _TOPIC.fullmatch(self.topic) or self.topic in (".", ".."):
@@ -77,11 +84,22 @@ class Stream:
                     f"Stream {self.name!r}: {knob}={printable(value)} must be a whole number from 1."
                 )
         milliseconds("max_future_skew", self.max_future_skew)
+        if self.on_data_loss not in LOSS:
+            raise DeclarationError(
+                f"Stream {self.name!r}: on_data_loss={printable(self.on_data_loss)} is not one of {', '.join(LOSS)}."
+            )
+        if self.raw_retention is not None:
+            milliseconds("raw_retention", self.raw_retention)
 
     @property
     def max_future_skew_ms(self) -> int:
         """The allowed skew in milliseconds."""
         return milliseconds("max_future_skew", self.max_future_skew)
+
+    @property
+    def raw_retention_ms(self) -> int | None:
+        """The retention of raw files in milliseconds; None for ever."""
+        return None if self.raw_retention is None else milliseconds("raw_retention", self.raw_retention)
 
     def canonical(self) -> dict[str, Any]:
         """The declaration as JSON values, without the recipe defaults, which belong to the pipelines."""
@@ -94,6 +112,8 @@ class Stream:
             "max_batch_offsets": self.max_batch_offsets,
             "max_slice_offsets": self.max_slice_offsets,
             "max_future_skew_ms": self.max_future_skew_ms,
+            "on_data_loss": self.on_data_loss,
+            "raw_retention_ms": self.raw_retention_ms,
         }
 
 

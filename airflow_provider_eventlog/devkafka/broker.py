@@ -173,7 +173,13 @@ def _reap(pid: int) -> None:
 def _command_line(pid: int) -> list[str]:
     if Path("/proc/self/cmdline").exists():
         try:
-            return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")
+            # A process that was started just now has none for a moment, one that has ended never again.
+            deadline = time.monotonic() + 1.0
+            while not (words := Path(f"/proc/{pid}/cmdline").read_bytes()) and time.monotonic() < deadline:
+                if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
+                    break
+                time.sleep(0.001)
+            return os.fsdecode(words).split("\0")
         except (FileNotFoundError, ProcessLookupError):
             return []
     told = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)

@@ -96,14 +96,16 @@ def start(
     port: int | None = None,
     log: Callable[[str], None] = _silent,
     properties: Mapping[str, str] | None = None,
+    node_properties: Mapping[int, Mapping[str, str]] | None = None,
     timeout: float = 120.0,
 ) -> RunningCluster:
     """Start `nodes` brokers (1 to 9) in `data_dir` and return once all of them answer.
 
     Brokers listen on `port`, `port` + 1, ...; without it on the ports they had before, or on free ones. On a folder
     whose cluster runs this returns that cluster; brokers of it that died are started again; a stopped cluster comes
-    back with its data. `properties` are Kafka server settings and win over the defaults here; brokers that already
-    run keep theirs. `log` is called with each line of progress.
+    back with its data. `properties` are Kafka server settings and win over the defaults here, `node_properties` those
+    of single nodes by id (1 to `nodes`), which win over both; brokers that already run keep theirs. `log` is called
+    with each line of progress.
 
     Raises `DevKafkaError` if Java or the jars cannot be had, if the folder holds a cluster of another size or port,
     if a broker dies (with the last lines of its log), or if not all answer within `timeout` seconds. The brokers
@@ -112,7 +114,7 @@ def start(
     if not 1 <= nodes <= MAX_NODES:
         raise DevKafkaError(f"A cluster has 1 to {MAX_NODES} nodes, not {nodes}.")
     data_dir = _resolved(data_dir)
-    extra = dict(properties or {})
+    extra = {i: {**(properties or {}), **(node_properties or {}).get(i, {})} for i in range(1, nodes + 1)}
     with locked(data_dir / "lock", timeout):
         state = read_state(data_dir)
         alive = _alive(data_dir, state)
@@ -232,7 +234,11 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _bring_up(
-    data_dir: Path, state: ClusterState, extra: Mapping[str, str], log: Callable[[str], None], deadline: float
+    data_dir: Path,
+    state: ClusterState,
+    extra: Mapping[int, Mapping[str, str]],
+    log: Callable[[str], None],
+    deadline: float,
 ) -> RunningCluster:
     dead = [node for node in state.nodes if not broker.is_alive(data_dir, node)]
     if dead:
@@ -242,10 +248,10 @@ def _bring_up(
                 raise PortTakenError(
                     f"Port {node.port} for broker {node.id} is taken: choose another, or leave it out."
                 )
-            broker.write_properties(data_dir, state, node, extra)
+            broker.write_properties(data_dir, state, node, extra[node.id])
         # Before the storage carries the cluster's id: a start that is cut short must find the same id again.
         write_state(data_dir, state)
-        broker.format_storage(java, jars, data_dir, state, plain=not extra)
+        broker.format_storage(java, jars, data_dir, state, plain=not any(extra.values()))
         log(f"starting {len(dead)} broker(s) in {data_dir}")
     started: list[Node] = []
     try:

@@ -13,7 +13,16 @@ from airflow_provider_eventlog.operators.common import checked_pipeline
 from airflow_provider_eventlog.operators.land import LandSlicesOperator
 from airflow_provider_eventlog.operators.load import LoadBatchOperator
 from airflow_provider_eventlog.operators.plan import PlanBatchOperator
-from airflow_provider_eventlog.operators.request import FROM, OFFSETS, PIPELINE, TO, WHAT, WHATS, pipelines_of
+from airflow_provider_eventlog.operators.request import (
+    FROM,
+    OFFSETS,
+    PIPELINE,
+    RECOMPUTE,
+    TO,
+    WHAT,
+    WHATS,
+    pipelines_of,
+)
 from airflow_provider_eventlog.operators.run import RunBatchOperator
 from airflow_provider_eventlog.operators.transform import TransformSlicesOperator
 from airflow_provider_eventlog.operators.validate import ValidateBatchOperator
@@ -38,8 +47,9 @@ def eventlog_batch(
     parallelism, gap, read, max_batches_per_run   as PlanBatchOperator has them
     group_id             default: the pipeline's name, dots as underscores
 
-    Adds the Dag params `eventlog_what`, `eventlog_offsets`, `eventlog_from` and `eventlog_to` to the DAG, and
-    `eventlog_pipeline` where it holds several pipelines; they steer manual runs and show in the trigger form.
+    Adds the Dag params `eventlog_what`, `eventlog_offsets`, `eventlog_from`, `eventlog_to` and `eventlog_recompute` to
+    the DAG, and `eventlog_pipeline` where it holds several pipelines; they steer manual runs and show in the trigger
+    form.
     Returns the task group. Raises DeclarationError outside of a DAG, and for malformed arguments.
     """
     checked_pipeline("eventlog_batch", pipeline)
@@ -122,4 +132,14 @@ def _params() -> dict[str, Param]:
         ),
         FROM: Param(None, title="From", description="For what=interval: its start, by record timestamp.", **time),
         TO: Param(None, title="To", description="For what=interval: its end, not included.", **time),
+        RECOMPUTE: Param(
+            False,
+            type="boolean",
+            title="Recompute",
+            section=_SECTION,
+            description=(
+                "For what=interval and offsets: derive again from staging and load as a new generation, also where "
+                "transform and raw data are unchanged. For transforms that read more than the batch."
+            ),
+        ),
     }

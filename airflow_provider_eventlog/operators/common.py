@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_eventlog.core.engine import Engine
+    from airflow_provider_eventlog.core.offsets import RunPlan
+    from airflow_provider_eventlog.declare.stream import Stream
 
 # A task log is read by people: progress at most so often, in seconds.
 _PROGRESS_S = 10.0
@@ -120,6 +122,33 @@ def run_key(context: Context) -> str:
     """The name under which ledger and tasks know a DAG run: the same through retries and clears."""
     run = context["dag_run"]
     return f"{run.dag_id}/{run.run_id}"
+
+
+def warn_of_loss(warn: Callable[[str], object], landed: Mapping[str, Any]) -> None:
+    """Say which offsets are lost by a report of land."""
+    from airflow_provider_eventlog.core import stages
+
+    said = stages.loss_headline(landed)
+    if said is not None:
+        warn(said)
+
+
+def warn_of_expiry(
+    warn: Callable[[str], object], say: Callable[[str], object], engine: Engine, stream: Stream, made: RunPlan
+) -> None:
+    """Say behind a plan what expires soon, where the plan has just asked Kafka for new batches.
+
+    Never a failure of the plan: where the forecast cannot be made, `say` is told why.
+    """
+    from airflow_provider_eventlog.core.forecast import Expiry, forecast
+
+    if not any(planned.mode == "new" for planned in made.batches):
+        return
+    found = forecast(engine.ledger, engine.source(stream), stream.name, engine.clock(), exact=False)
+    if found.warning is not None:
+        warn(found.warning)
+    if found.expiry is Expiry.UNKNOWN:
+        say(f"retention forecast: {found.text}")
 
 
 def figures(accounting: Mapping[str, Any]) -> str:

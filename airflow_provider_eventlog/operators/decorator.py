@@ -17,6 +17,8 @@ from airflow_provider_eventlog.operators.common import (
     Verbatim,
     checked_pipeline,
     retried_only_if_it_can_help,
+    warn_of_expiry,
+    warn_of_loss,
 )
 from airflow_provider_eventlog.operators.plan import plan_run
 from airflow_provider_eventlog.operators.request import Planning
@@ -90,8 +92,9 @@ class EventLogDecoratedOperator(DecoratedOperator):
         engine = open_stream_engine(self.pipeline.stream, cancel=self._cancel, progress=Progress(self.log.info))
         with engine:
             made = plan_run(engine, self.pipeline, self.planning, context, self.log.info)
+            warn_of_expiry(self.log.warning, self.log.info, engine, self.pipeline.stream, made)
             for group in range(len(made.groups)):
-                stages.land(engine, self.pipeline, made.run_key, group)
+                warn_of_loss(self.log.warning, stages.land(engine, self.pipeline, made.run_key, group))
             table = stages.batch_table(engine, self.pipeline, made.run_key)
         return table.to_pandas() if self.frame == "pandas" else table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_eventlog.operators.common import StageOperator, figures
+from airflow_provider_eventlog.operators.common import StageOperator, figures, warn_of_loss
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -34,4 +34,5 @@ class LandSlicesOperator(GroupOperator):
         from airflow_provider_eventlog.core import stages
 
         report = stages.land(engine, self.pipeline, self.pointer["run_key"], self.pointer["group"])
+        warn_of_loss(self.log.warning, report)
         self.log.info("landed %s slices: %s", report["slices"], figures(report["accounting"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_eventlog.operators.common import StageOperator, run_key
+from airflow_provider_eventlog.operators.common import StageOperator, run_key, warn_of_expiry
 from airflow_provider_eventlog.operators.request import Planning
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ class PlanningOperator(StageOperator):
 
     def plan(self, engine: Engine, context: Context) -> RunPlan:
         """Plan the run, or find its plan, and say what it takes."""
-        return plan_run(engine, self.pipeline, self.planning, context, self.log.info)
+        made = plan_run(engine, self.pipeline, self.planning, context, self.log.info)
+        warn_of_expiry(self.log.warning, self.log.info, engine, self.pipeline.stream, made)
+        return made
 
 
 class PlanBatchOperator(PlanningOperator):

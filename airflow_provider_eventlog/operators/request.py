@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 READS = ("interval", "since_last")
-WHAT, OFFSETS, FROM, TO, PIPELINE = (
+WHAT, OFFSETS, FROM, TO, RECOMPUTE, PIPELINE = (
     "eventlog_what",
     "eventlog_offsets",
     "eventlog_from",
     "eventlog_to",
+    "eventlog_recompute",
     "eventlog_pipeline",
 )
 WHATS = ("auto", "since_last", "interval", "offsets")
@@ -60,7 +61,8 @@ class Planning:
 
         Scheduled and native back-fill runs take their data interval (scheduled ones, with read="since_last", what
         came since the last batch), whatever the params say. Every other run goes by the Dag params: `eventlog_what`
-        auto or since_last, interval with `eventlog_from` and `eventlog_to`, offsets with `eventlog_offsets`.
+        auto or since_last, interval with `eventlog_from` and `eventlog_to`, offsets with `eventlog_offsets`; the
+        last two with `eventlog_recompute` for new generations of what was computed already.
         Raises RequestError; AirflowSkipException if `eventlog_pipeline` names another pipeline.
         """
         kind = _text(getattr(context["dag_run"], "run_type", None)) or "manual"
@@ -87,6 +89,14 @@ class Planning:
                 raise RequestError(
                     f"{name} is given, but {WHAT} is {what}, which does not read it. Nothing was planned."
                 )
+        recompute = params.get(RECOMPUTE) or False
+        if not isinstance(recompute, bool):
+            raise RequestError(f"{RECOMPUTE}={printable(recompute, 60)} must be true or false.")
+        if recompute and not needed:
+            raise RequestError(
+                f"{RECOMPUTE} is given, but {WHAT} is {what}, which takes what was not computed yet; use it with "
+                f"interval or offsets. Nothing was planned."
+            )
         if what == "offsets":
             _refuse_ambiguous(context, only)
             return RunRequest(
@@ -94,6 +104,7 @@ class Planning:
                 ranges=parse_ranges(str(params[OFFSETS])),
                 gap=self._gap(context),
                 parallelism=self.parallelism,
+                recompute=recompute,
             )
         if what == "interval":
             return RunRequest(
@@ -101,6 +112,7 @@ class Planning:
                 interval=_ordered(_instant(FROM, params[FROM]), _instant(TO, params[TO])),
                 gap=self._gap(context),
                 parallelism=self.parallelism,
+                recompute=recompute,
             )
         return self._since_last()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_eventlog.operators.common import warn_of_loss
 from airflow_provider_eventlog.operators.plan import PlanningOperator
 
 if TYPE_CHECKING:
@@ -23,9 +24,10 @@ class RunBatchOperator(PlanningOperator):
         from airflow_provider_eventlog.core import stages
 
         made = self.plan(engine, context)
-        for stage in (stages.land, stages.transform):
-            for group in range(len(made.groups)):
-                stage(engine, self.pipeline, made.run_key, group)
+        for group in range(len(made.groups)):
+            warn_of_loss(self.log.warning, stages.land(engine, self.pipeline, made.run_key, group))
+        for group in range(len(made.groups)):
+            stages.transform(engine, self.pipeline, made.run_key, group)
         validated = stages.validate(engine, self.pipeline, made.run_key)
         loaded = stages.load(engine, self.pipeline, made.run_key)
         self.log.info("loaded %s batches", len(loaded["batches"]))

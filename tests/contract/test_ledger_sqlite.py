@@ -19,7 +19,7 @@ from airflow_provider_eventlog.core.errors import (
     LedgerUnavailableError,
     LedgerVersionError,
 )
-from airflow_provider_eventlog.core.ledger import SqlLedger, hosts, open_ledger
+from airflow_provider_eventlog.core.ledger import SqlLedger, connect, open_ledger
 from airflow_provider_eventlog.core.ledger.connect import address
 from airflow_provider_eventlog.core.protocols import GenerationState
 from tests.contract.ledgers import GROWING, plan_one, slice_record, use_everything
@@ -142,7 +142,7 @@ def test_another_host_is_refused_until_the_ledger_is_given_to_it(path: Path, mon
     ledger = open_ledger(path)
     plan_one(ledger)
     ledger.close()
-    monkeypatch.setattr(hosts, "identity", lambda: {"machine": "other", "boot": "other"})
+    monkeypatch.setattr(connect, "identity", lambda: {"machine": "other", "boot": "other"})
     with pytest.raises(LedgerHostError, match="other") as caught:
         open_ledger(path)
     start = str(caught.value).index("DELETE FROM")
@@ -158,10 +158,10 @@ def test_another_host_is_refused_until_the_ledger_is_given_to_it(path: Path, mon
 def test_a_restart_and_a_new_container_are_the_same_host(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Machine id or boot id alone is enough, and the other one is learnt each time."""
     for machine, boot in (("m1", "b1"), ("m1", "b2"), ("m2", "b2"), ("m2", "b3"), ("m3", "b3")):
-        monkeypatch.setattr(hosts, "identity", lambda m=machine, b=boot: {"machine": m, "boot": b})
+        monkeypatch.setattr(connect, "identity", lambda m=machine, b=boot: {"machine": m, "boot": b})
         open_ledger(path).close()
     assert _sql(path, "SELECT value FROM meta WHERE key = 'machine'") == [("m3",)]
-    monkeypatch.setattr(hosts, "identity", lambda: {"machine": "m1", "boot": "b1"})
+    monkeypatch.setattr(connect, "identity", lambda: {"machine": "m1", "boot": "b1"})
     with pytest.raises(LedgerHostError):
         open_ledger(path)
 
@@ -169,7 +169,7 @@ def test_a_restart_and_a_new_container_are_the_same_host(path: Path, monkeypatch
 def test_an_unknown_boot_id_proves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two hosts that both hide their boot id are not one host."""
     for machine in ("m1", "m2"):
-        monkeypatch.setattr(hosts, "identity", lambda m=machine: {"machine": m, "boot": ""})
+        monkeypatch.setattr(connect, "identity", lambda m=machine: {"machine": m, "boot": ""})
         if machine == "m1":
             open_ledger(path).close()
     with pytest.raises(LedgerHostError):

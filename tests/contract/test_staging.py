@@ -17,9 +17,12 @@ from airflow_provider_eventlog.core.errors import (
     StagingMissingError,
     StagingUnavailableError,
 )
+from airflow_provider_eventlog.core.naming import segment
+from airflow_provider_eventlog.core.offsets import OffsetRange, Slice
 from airflow_provider_eventlog.core.protocols import Outcome, StagedFile
-from airflow_provider_eventlog.core.staging import records
+from airflow_provider_eventlog.core.staging import paths, records
 from airflow_provider_eventlog.core.staging.local import LocalStaging
+from airflow_provider_eventlog.core.staging.names import StagedName, parse
 
 
 @pytest.fixture
@@ -163,3 +166,80 @@ def test_of_several_processes_one_publishes(tmp_path: Path) -> None:
     assert sorted(outcome for _, outcome, _, _ in found) == ["existed"] * 7 + ["landed"]
     assert len({sha for _, _, sha, _ in found}) == 1
     assert len({root_id for _, _, _, root_id in found}) == 1
+
+
+def test_all_files_are_listed_with_size_and_age_and_links_are_not(staging: LocalStaging, tmp_path: Path) -> None:
+    """Published and temporary files, folder by folder; no links, nothing behind them, nothing that was set aside."""
+    for name in ("s/b", "s/a/c", "t"):
+        staging.publish(name, put(b"12345"))
+    (staging.root / ".tmp" / "half").write_bytes(b"1")
+    _, made = staging.publish("old", put(b"x"))
+    staging.set_aside("old", made)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "x").write_bytes(b"x")
+    (staging.root / "s" / "link").symlink_to(tmp_path / "outside")
+    (staging.root / "s" / "file").symlink_to(tmp_path / "outside" / "x")
+    found = list(staging.stored())
+    assert [(f.path, f.bytes) for f in found] == [(".tmp/half", 1), ("s/a/c", 5), ("s/b", 5), ("t", 5)]
+    assert all(f.changed == (staging.root / f.path).stat().st_ctime_ns // 1_000_000 for f in found)
+    assert [f.path for f in staging.stored("s")] == ["s/a/c", "s/b"]
+    assert list(staging.stored("nothing")) == []
+    assert list(staging.list("")) == ["s/a/c", "s/b", "s/file", "t"]
+
+
+def test_removing_is_done_once_and_follows_nothing(staging: LocalStaging, tmp_path: Path) -> None:
+    """A file that is gone is no error; a link, or a path that leaves the root, is refused."""
+    staging.publish("a/x", put(b"x"))
+    assert (staging.remove("a/x"), staging.remove("a/x"), staging.remove("b/y")) == (True, False, False)
+    (tmp_path / "outside").write_bytes(b"x")
+    (staging.root / "a/link").symlink_to(tmp_path / "outside")
+    for path in ("a/link", "../outside"):
+        with pytest.raises(StagingUnavailableError):
+            staging.remove(path)
+    assert (tmp_path / "outside").exists()
+
+
+def test_setting_aside_keeps_the_bytes_and_frees_the_name(staging: LocalStaging) -> None:
+    """The file moves under the name of its content, whatever it was; the name can be published again."""
+    _, made = staging.publish("a/x", put(b"one"))
+    (staging.root / "a/x").write_bytes(b"two")
+    found = staging.stat("a/x")
+    assert found is not None
+    kept = staging.set_aside("a/x", found)
+    assert kept is not None
+    assert (staging.root / kept).read_bytes() == b"two"
+    assert (staging.exists("a/x"), list(staging.list(""))) == (False, [])
+    assert staging.publish("a/x", put(b"one")) == (Outcome.LANDED, made)
+
+
+def test_a_file_that_is_another_one_by_now_is_not_set_aside(staging: LocalStaging) -> None:
+    """Of two who repair at once, the slower one does not take away what the faster one has published."""
+    staging.publish("a/x", put(b"bad"))
+    seen = staging.stat("a/x")
+    assert seen is not None
+    (staging.root / "a/x").unlink()
+    _, good = staging.publish("a/x", put(b"good"))
+    assert staging.set_aside("a/x", seen) is None
+    assert staging.open("a/x", good).read_bytes() == b"good"
+    assert list((staging.root / ".aside").rglob("x/*")) == []
+    staging.remove("a/x")
+    assert staging.set_aside("a/x", seen) is None
+
+
+@pytest.mark.parametrize("text", ["", "a", "Ärger/ö", "..", "-x", "x" * 500, "ÄÖ" * 90, "a b%C", ".hidden", "~"])
+def test_names_read_back(text: str) -> None:
+    """Every path that this package gives is understood, with what is in it; a changed one is not."""
+    name = segment(text or "empty")
+    wanted = OffsetRange(3, 7, 2**63 - 1)
+    raw = parse(paths.raw_slice(Slice(text or "empty", 12, wanted)))
+    assert raw == StagedName("raw", stream=name, epoch=12, range=wanted)
+    found = parse(paths.part(text or "empty", "p", "b", 3, "typed", wanted))
+    assert found == StagedName("part", name, None, "p", "b", 3, "typed", wanted)
+    assert parse(paths.commit("s", text or "empty", "b", 3)) == StagedName("commit", "s", None, name, "b", 3)
+    assert parse(paths.manifest("s", 1, text or "empty")) == StagedName("manifest", "s", 1, batch=name)
+    assert parse(paths.decision("s", text or "empty", "id")) == StagedName("decision", "s", kind=name, decision="id")
+    recipe = parse(paths.recipe("s", text or "empty", "r"))
+    assert recipe == StagedName("recipe", "s", pipeline=name)
+    whole = paths.raw_slice(Slice("s", 12, wanted))
+    for changed in (whole[:-1], f"x/{whole}", whole.replace("epoch=12", "epoch=012"), whole.upper(), whole + "\n"):
+        assert parse(changed) is None

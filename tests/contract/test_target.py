@@ -31,6 +31,7 @@ from airflow_provider_eventlog.core.errors import (
 )
 from airflow_provider_eventlog.core.offsets import OffsetRange
 from airflow_provider_eventlog.core.protocols import ApplyResult, Outcome, OutputId, Target, TargetState
+from airflow_provider_eventlog.core.targets import duckdb_host
 from airflow_provider_eventlog.core.targets.duckdb import DuckDBTarget
 from airflow_provider_eventlog.core.transforming import transform_slice
 from airflow_provider_eventlog.declare import DuckDB, Json, Pipeline, Rows, Stream
@@ -286,6 +287,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from airflow_provider_eventlog.core import partfile
+from airflow_provider_eventlog.core.targets import duckdb_host
 from airflow_provider_eventlog.core.targets.duckdb import DuckDBTarget
 from airflow_provider_eventlog.declare import DuckDB
 from tests.contract.test_target import OURS, pipeline
@@ -457,3 +459,21 @@ def test_a_network_file_system_is_refused(room: Room, monkeypatch: pytest.Monkey
             act()
     assert issubclass(TargetHostError, EventLogError)
     assert not room.file.exists()
+
+
+def test_a_second_host_is_refused(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that one host has loaded is not loaded by another; a restart or a container makes no other host."""
+    load = {"machine": "m1", "boot": "b1"}
+    monkeypatch.setattr(duckdb_host, "identity", lambda: load)
+    apply(room, range(3))
+    for load in ({"machine": "m1", "boot": "b2"}, {"machine": "m2", "boot": "b2"}):
+        assert apply(room, range(3)).outcome is Outcome.EXISTED
+        apply(room, range(3), batch=load["machine"] + load["boot"])
+    load = {"machine": "m3", "boot": "b3"}
+    before = room.query("select count(*) from orders")
+    with pytest.raises(TargetHostError, match="DELETE FROM _eventlog_host"):
+        apply(room, range(3), batch="other")
+    assert room.query("select count(*) from orders") == before
+    with duckdb.connect(str(room.file)) as connection:
+        connection.execute("DELETE FROM _eventlog_host")
+    assert apply(room, range(3), batch="other").outcome is Outcome.LANDED

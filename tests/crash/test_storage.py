@@ -21,7 +21,7 @@ from airflow_provider_eventlog.core.errors import (
     StagingUnavailableError,
 )
 from airflow_provider_eventlog.core.offsets import RunPlan
-from airflow_provider_eventlog.core.protocols import Outcome
+from airflow_provider_eventlog.core.protocols import Outcome, SliceRecord
 from airflow_provider_eventlog.core.staging.local import LocalStaging
 from tests.crash import world
 
@@ -149,9 +149,14 @@ def test_verified_recorded_files(staged: Staged) -> None:
     def load() -> object:
         return loading.load_batch(engine, world.PIPELINE, planned)
 
+    def again(record: SliceRecord) -> object:
+        raw = engine.staging.open(record.file.path, record.file)
+        write = deriving.rewriter(engine, world.PIPELINE, planned, record, raw, deriving.TYPED)
+        return engine.staging.publish(f"again/{record.range.partition}-{record.range.start}", write)
+
     def transform() -> object:
         slices = landing.verified_slices(engine, planned.batch)
-        return [deriving._publish(engine, world.PIPELINE, planned, record, "again/part") for record in slices]
+        return [again(record) for record in slices]
 
     uses = [(staged.raw(), transform), (staged.parts(), validate), (staged.parts(), load), ([manifest], validate),
             ([manifest], transform), ([commit], validate)]  # fmt: skip

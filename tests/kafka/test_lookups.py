@@ -31,7 +31,7 @@ def test_each_lookup_is_one_request(source: KafkaSource, monkeypatch: pytest.Mon
     asked: list[int] = []
 
     class Counting(AdminClient):
-        def list_offsets(self, wanted: Any, **knobs: Any) -> Any:
+        def list_offsets(self, wanted: Any, **knobs: Any) -> Any:  # type: ignore[override]
             asked.append(len(wanted))
             return super().list_offsets(wanted, **knobs)
 

@@ -10,25 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import (
-    AclBinding,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    ResourcePatternType,
-    ResourceType,
-)
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionType
+from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 
+from airflow_provider_eventlog.core import stages
+from airflow_provider_eventlog.core.engine import now_ms, open_engine
 from airflow_provider_eventlog.core.errors import (
     EventLogError,
     SourceAuthenticationError,
     SourceAuthorizationError,
     TopicNotFoundError,
 )
+from airflow_provider_eventlog.core.forecast import forecast
 from airflow_provider_eventlog.core.kafka.admin import TopicAdmin
 from airflow_provider_eventlog.core.kafka.producer import Record, produce
 from airflow_provider_eventlog.core.kafka.source import KafkaSource
 from airflow_provider_eventlog.core.offsets import OffsetRange
+from airflow_provider_eventlog.core.requests import RunRequest
+from airflow_provider_eventlog.declare import DuckDB, Pipeline, Raw, Rows, Stream
 from airflow_provider_eventlog.devkafka import cluster
 
 DEADLINE_S = 20.0
@@ -48,7 +48,8 @@ def free_ports(count: int) -> list[int]:
 
 class Secured:
     def __init__(self, inner: str, outer: str) -> None:
-        self.inner, self.outer = {"bootstrap.servers": inner}, outer
+        self.inner: dict[str, Any] = {"bootstrap.servers": inner}
+        self.outer = outer
 
     def settings(self, user: str, password: str) -> dict[str, Any]:
         return {
@@ -141,3 +142,18 @@ def test_producing_without_a_right_fails(secured: Secured) -> None:
     with pytest.raises(EventLogError) as caught:
         produce("ours", [Record(b"v")], secured.settings("reader", "reader-pw"), deadline_s=DEADLINE_S)
     assert not caught.value.retriable
+
+
+def test_a_forecast_without_the_right_says_so(secured: Secured, tmp_path: Path) -> None:
+    """DESCRIBE_CONFIGS is needed for the retention alone: without it a user plans and is told so."""
+    admin = secured.source("admin", "admin-pw").retention()
+    assert (admin.cleanup, admin.ms, admin.bytes, admin.timestamps) == (("delete",), None, None, "CreateTime")
+    with pytest.raises(SourceAuthorizationError):
+        secured.source("reader", "reader-pw").retention()
+    outputs = [Rows(DuckDB("out.duckdb", table="t"))]
+    pipeline = Pipeline("p", stream=Stream("ours", start="earliest", decode=Raw()), outputs=outputs)
+    settings = secured.settings("reader", "reader-pw")
+    with open_engine(pipeline.stream, client=settings, home=tmp_path) as engine:
+        stages.plan(engine, pipeline, RunRequest("since_last"), "r")
+        found = forecast(engine.ledger, engine.source(pipeline.stream), "ours", now_ms())
+    assert (found.text, found.unlanded, found.warning) == ("unknown: DESCRIBE_CONFIGS is denied", 5, None)

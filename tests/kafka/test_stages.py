@@ -17,9 +17,9 @@ from airflow_provider_eventlog.core.engine import Engine, open_engine
 from airflow_provider_eventlog.core.errors import (
     CheckFailedError,
     ContentMismatchError,
-    DecodeError,
     NotReadyError,
     OffsetRangeError,
+    QuarantineLimitError,
     RecipeChangedError,
     RunNotPlannedError,
     StagingCorruptError,
@@ -97,7 +97,8 @@ def test_a_topic_becomes_a_table(bench: Bench) -> None:
     figures = report["validate"]["batches"][0]["accounting"]
     assert figures["landing"]["length"] == figures["landing"]["landed"] == 50
     assert figures["transform"] == {
-        "landed": 50, "tombstones": 0, "typed": 50, "filtered": 10, "exploded": 0, "passed": 40,
+        "landed": 50, "tombstones": 0, "undecodable": 0, "typed": 50, "filtered": 10, "exploded": 0, "rejected": 0,
+        "passed": 40,
     }  # fmt: skip
 
 
@@ -124,7 +125,7 @@ def test_the_same_batch_lands_as_the_same_bytes(bench: Bench, tmp_path: Path) ->
     assert len(bench.staged()) > 10
 
 
-def test_no_offset_is_loaded_twice(bench: Bench) -> None:
+def test_no_duplicate_where_back_fills_overlap(bench: Bench) -> None:
     """A back-fill that overlaps what is loaded adds exactly what is missing."""
     bench.rows(60)
     pipeline = bench.pipeline()
@@ -216,13 +217,18 @@ def test_a_failed_check_holds_the_batch(bench: Bench) -> None:
     assert len(bench.loaded()) == 10
 
 
-def test_a_payload_that_does_not_decode_is_named(bench: Bench) -> None:
-    """A broken payload fails the batch with its offset; nothing is loaded."""
-    bench.rows(4)
+def test_conserved_with_a_payload_that_does_not_decode(bench: Bench) -> None:
+    """A broken payload is in the quarantine with its bytes, the others are loaded; too many of them hold the batch."""
+    bench.rows(40)
     bench.send(b"{broken", partition=0)
-    with pytest.raises(DecodeError, match="offset 4"):
+    report = bench.run(bench.pipeline())
+    figures = report["validate"]["batches"][0]["accounting"]
+    assert (figures["transform"]["undecodable"], figures["quarantine"]) == (1, {"not_json": 1})
+    assert len(bench.loaded()) == 40
+    bench.send(b"{broken", b"again", partition=0)
+    with pytest.raises(QuarantineLimitError, match="2 not_json"):
         bench.run(bench.pipeline())
-    assert not (bench.home / "out.duckdb").exists()
+    assert len(bench.loaded()) == 40
 
 
 def test_bytes_land_as_they_are(bench: Bench) -> None:

@@ -42,7 +42,7 @@ def test_every_secret_setting_is_registered() -> None:
     assert set(secret_values(dict.fromkeys(sorted(ALLOWED), CANARY))) == {CANARY}
 
 
-def test_a_failure_does_not_tell_the_password() -> None:
+def test_secret_in_no_failure() -> None:
     """What a source raises, and its representation, hold no secret value."""
     source = KafkaSource("t", {**SECURED, "sasl.username": "u", "sasl.password": CANARY}, deadline_s=0.5)
     with pytest.raises(EventLogError) as caught:
@@ -50,7 +50,7 @@ def test_a_failure_does_not_tell_the_password() -> None:
     assert CANARY not in f"{caught.value!r} {caught.value} {source!r}"
 
 
-def test_sql_with_foreign_names_goes_through_quoting() -> None:
+def test_contained_names_in_sql() -> None:
     """Text is built into SQL only in modules that quote identifiers: everywhere else values are bound."""
     building = set()
     for file in PACKAGE.rglob("*.py"):

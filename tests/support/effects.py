@@ -17,39 +17,50 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 READS = frozenset(
     (
+        "allocated",
+        "audit",
         "batch",
         "batches",
         "bound",
+        "bounds",
+        "close",
+        "contents",
         "coverage",
         "cuts",
+        "decisions",
         "describe",
         "epochs",
         "exists",
         "generation",
         "generations",
         "group_offsets",
+        "landed",
         "last_read",
         "ledger_id",
         "list",
         "loaded",
         "log_ends",
         "log_starts",
+        "losses",
         "mean_bytes",
         "offsets_at",
         "open",
+        "owner",
+        "owners",
         "parts",
         "pipelines",
         "probe",
         "read_json",
+        "retention",
         "run",
         "run_plan",
         "runs",
         "slices",
         "stat",
         "state",
+        "stored",
         "streams",
         "taken",
-        "close",
     )
 )
 
@@ -158,8 +169,8 @@ class CountedStaging(Counted):
 class CountedSource(Counted):
     """A read is an effect that can end in the middle of its batches."""
 
-    def read(self, wanted: Any) -> Iterator[Any]:
-        batches = list(self._inner.read(wanted))
+    def read(self, wanted: Any, *, record_loss: bool = False) -> Iterator[Any]:
+        batches = list(self._inner.read(wanted, record_loss=record_loss))
 
         def all_of_them() -> Iterator[Any]:
             yield from batches
@@ -286,7 +297,7 @@ def patch(effects: Effects, disk: Disk, home: Path) -> None:
     import duckdb
     import sqlalchemy
 
-    plain = {name: getattr(os, name) for name in ("mkdir", "link", "unlink", "fsync")}
+    plain = {name: getattr(os, name) for name in ("mkdir", "link", "unlink", "rename", "fsync")}
     connect, write_bytes = duckdb.connect, Path.write_bytes
 
     def inside(path: Any) -> bool:
@@ -323,7 +334,7 @@ def patch(effects: Effects, disk: Disk, home: Path) -> None:
             return connect(file, *args, **kwargs)
         return CountedConnection(connect(file, *args, **kwargs), Path(file), effects)
 
-    for name in ("mkdir", "link", "unlink"):
+    for name in ("mkdir", "link", "unlink", "rename"):
         setattr(os, name, wrapped(name))
     os.fsync = fsync  # type: ignore[assignment]
     Path.write_bytes = writing  # type: ignore[assignment,method-assign]

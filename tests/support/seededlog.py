@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_provider_eventlog.core.offsets import OffsetRange, TopicIdentity
-from airflow_provider_eventlog.core.protocols import FoundOffset, SliceRead, TopicDescription
+from airflow_provider_eventlog.core.protocols import FoundOffset, Retention, SliceRead, TopicDescription
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -80,13 +80,16 @@ class SeededLog:
     def group_offsets(self, group: str) -> dict[int, int]:
         return {}
 
+    def retention(self) -> Retention:
+        return Retention(("delete",), None, None, "CreateTime")
+
     def probe(self, partition: int, start: int, instant: int, believed_until: int, limit: int) -> int | None:
         for entry in self.visible(OffsetRange(partition, start, min(start + limit, self._lengths[partition]))):
             if instant <= entry.timestamp <= believed_until:
                 return entry.offset
         return None
 
-    def read(self, wanted: OffsetRange) -> Iterator[pa.RecordBatch]:
+    def read(self, wanted: OffsetRange, *, record_loss: bool = False) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
         from airflow_provider_eventlog.core.rawfile import RAW_SCHEMA

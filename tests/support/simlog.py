@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from airflow_provider_eventlog.core.offsets import OffsetRange, TopicIdentity
-from airflow_provider_eventlog.core.protocols import FoundOffset, SliceRead, TopicDescription
+from airflow_provider_eventlog.core.protocols import FoundOffset, Retention, SliceRead, TopicDescription
 
 
 class SimSource:
@@ -18,6 +18,7 @@ class SimSource:
         self.identity = TopicIdentity("cluster", topic, topic_id)
         self.groups: dict[str, dict[int, int]] = {}
         self.requests: list[str] = []
+        self.kept: Retention | Exception = Retention(("delete",), None, None, "CreateTime")
 
     def describe(self) -> TopicDescription:
         self.requests.append("describe")
@@ -46,6 +47,12 @@ class SimSource:
         self.requests.append("group")
         return self.groups[group]
 
+    def retention(self) -> Retention:
+        self.requests.append("retention")
+        if isinstance(self.kept, Exception):
+            raise self.kept
+        return self.kept
+
     def probe(self, partition: int, start: int, instant: int, believed_until: int, limit: int) -> int | None:
         self.requests.append("probe")
         for offset in range(start, min(start + limit, len(self.logs[partition]))):
@@ -53,7 +60,7 @@ class SimSource:
                 return offset
         return None
 
-    def read(self, wanted: OffsetRange) -> Iterator[Any]:
+    def read(self, wanted: OffsetRange, *, record_loss: bool = False) -> Iterator[Any]:
         raise AssertionError("planning reads nothing")
 
     @property

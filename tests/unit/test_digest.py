@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -75,3 +77,18 @@ def test_null_empty_and_boundaries_differ() -> None:
     """Null is not empty, and bytes cannot wander from one value to the next."""
     contents: list[list[bytes | None]] = [[None, b"ab"], [b"", b"ab"], [b"a", b"b"], [b"ab", b""], [b"ab", None]]
     assert len({table_digest(pa.table({"a": pa.array(c, pa.binary())})) for c in contents}) == len(contents)
+
+
+@pytest.mark.parametrize("item", ["element", "l", "child"])
+def test_a_file_reads_back_as_it_was_written(item: str, tmp_path: Path) -> None:
+    """Lists keep their digest through Parquet, which has a name of its own for their items."""
+    inner = pa.struct([pa.field("tags", pa.list_(pa.field(item, pa.string())))])
+    rows = [[{"tags": ["a", None]}], [], None]
+    table = pa.table({"c": pa.array(rows, pa.list_(pa.field(item, inner)))})
+    pq.write_table(table, tmp_path / "x.parquet")
+    assert table_digest(pq.read_table(tmp_path / "x.parquet")) == table_digest(table)
+    same = pa.table({"c": pa.array(rows, pa.list_(pa.struct([pa.field("tags", pa.list_(pa.string()))])))})
+    assert table_digest(same) == table_digest(table)
+    assert table_digest(pa.table({"c": pa.array([[]], pa.list_(pa.int8()))})) != table_digest(
+        pa.table({"c": pa.array([[]], pa.large_list(pa.int8()))})
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_eventlog.cli.main import parser
+from airflow_provider_eventlog.core import errors
 from airflow_provider_eventlog.core.kafka.config import ALLOWED
 from airflow_provider_eventlog.operators.request import FROM, OFFSETS, TO, WHAT
 
@@ -49,3 +50,18 @@ def test_the_reference_covers_every_client_setting() -> None:
     named = re.findall(r"`([\w.]+(?:\.\*)?)`", text)
     families = tuple(n.removesuffix("*") for n in named if n.endswith(".*"))
     assert [key for key in sorted(ALLOWED) if key not in named and not key.startswith(families)] == []
+
+
+def test_the_runbook_has_every_error() -> None:
+    """Each error class has its entry, with the word retriable where it is, and no entry is of a class that is gone."""
+    text = (ROOT / "docs" / "operations.md").read_text()
+    entries = dict(re.findall(r"^### (\w+Error)\n\n(.+?)(?=\n#|\Z)", text, re.MULTILINE | re.DOTALL))
+    classes = {
+        name: kind
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, errors.EventLogError) and kind is not errors.EventLogError
+    }
+    assert sorted(entries) == sorted(classes)
+    assert {n for n, text in entries.items() if text.startswith("Retriable.")} == {
+        n for n, kind in classes.items() if kind.retriable
+    }

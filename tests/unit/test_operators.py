@@ -113,7 +113,9 @@ def test_params_of_the_trigger_form() -> None:
         eventlog_batch(pipeline())
     made.validate()
     schemas = {name: made.params.get_param(name).schema for name in made.params}
-    assert set(schemas) == {"eventlog_what", "eventlog_offsets", "eventlog_from", "eventlog_to"}
+    assert set(schemas) == {
+        "eventlog_what", "eventlog_offsets", "eventlog_from", "eventlog_to", "eventlog_recompute"
+    }  # fmt: skip
     assert schemas["eventlog_what"]["enum"] == ["auto", "since_last", "interval", "offsets"]
     assert {schemas[f"eventlog_{n}"]["format"] for n in ("from", "to")} == {"date-time"}
     assert all(made.params.get_param(name).description for name in made.params)
@@ -122,6 +124,7 @@ def test_params_of_the_trigger_form() -> None:
         "eventlog_offsets": None,
         "eventlog_from": None,
         "eventlog_to": None,
+        "eventlog_recompute": False,
     }
 
 
@@ -207,7 +210,7 @@ def test_land_delegates_to_its_stage(opened: list[dict[str, Any]], monkeypatch: 
 
     def land(engine: Engine, given: Pipeline, run_key: str, group: int) -> dict[str, Any]:
         seen.append((given, run_key, group))
-        return {"slices": 1, "accounting": {"length": 5}}
+        return {"slices": 1, "accounting": {"length": 5}, "losses": []}
 
     monkeypatch.setattr(stages, "land", land)
     declared = pipeline()
@@ -256,7 +259,12 @@ def test_the_decorator_hands_over_one_batch(opened: list[dict[str, Any]], monkey
     made = SimpleNamespace(run_key="d/r", groups=[(), ()], batches=())
     landed: list[int] = []
     monkeypatch.setattr(decorator, "plan_run", lambda *given: made)
-    monkeypatch.setattr(stages, "land", lambda engine, given, run_key, group: landed.append(group))
+
+    def land(engine: Any, given: Any, run_key: str, group: int) -> dict[str, Any]:
+        landed.append(group)
+        return {"losses": []}
+
+    monkeypatch.setattr(stages, "land", land)
     monkeypatch.setattr(stages, "batch_table", lambda engine, given, run_key: pa.table({"n": [1, 2]}))
 
     def total(batch: Any, factor: int, run_id: str | None = None) -> Any:

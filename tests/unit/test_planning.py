@@ -72,7 +72,7 @@ def test_interval_takes_the_records_of_its_time(world: World) -> None:
     assert [p.mode for p in plan.batches] == ["new"]
 
 
-def test_neighbouring_intervals_tile_the_log(world: World) -> None:
+def test_tiled_by_neighbouring_intervals(world: World) -> None:
     """The end cut of one interval is the start cut of the next: no offset between them, none in both."""
     pipeline = world.pipeline()
     plans = [world.plan(pipeline, interval(a, b), f"r{a}") for a, b in pairwise((100, 200, 300, 400))]

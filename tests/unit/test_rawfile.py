@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from airflow_provider_eventlog.core.protocols import SliceRead
 PIECE = Slice("s", 1, OffsetRange(0, 0, 1000))
 
 
-def records(values: list[bytes | None]) -> pa.Table:
+def records(values: Sequence[bytes | None]) -> pa.Table:
     count = len(values)
     return pa.table(
         {
@@ -75,12 +75,13 @@ def test_row_groups_end_by_rows_and_by_bytes(tmp_path: Path, monkeypatch: pytest
 
 def test_the_footer_tells_what_reading_established(tmp_path: Path) -> None:
     """A later attempt learns rows, gaps, aborted records and digest from the file alone."""
-    read = SliceRead((OffsetRange(0, 5, 7), OffsetRange(0, 9, 10)), 2, 123)
+    read = SliceRead((OffsetRange(0, 5, 7), OffsetRange(0, 9, 12)), 2, 123, losses=(OffsetRange(0, 9, 11),))
     info = write(tmp_path / "f", records([b"a", b"b"]), [], read)
     found = rawfile.read_info(tmp_path / "f")
     assert found == info
     assert (found.piece, found.rows, found.gaps, found.aborted, found.payload_bytes) == (PIECE, 2, read.gaps, 2, 123)
-    assert found.invisible == 3
+    assert found.losses == read.losses
+    assert (found.invisible, found.lost) == (3, 2)
 
 
 def test_a_slice_without_records_is_a_file(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import pytest
 
 from airflow_provider_eventlog.core import partfile, rawfile
 from airflow_provider_eventlog.core.errors import (
-    DecodeError,
     EventTimeError,
     ManifestVersionError,
     StagingCorruptError,
@@ -56,8 +55,9 @@ def balanced(result: TransformResult) -> bool:
     """Whether the accounting's equations hold."""
     counts = result.counts
     return (
-        counts["landed"] == counts["typed"] + counts["tombstones"]
-        and counts["passed"] == counts["typed"] - counts["filtered"] + counts["exploded"] == result.table.num_rows
+        counts["landed"] == counts["typed"] + counts["tombstones"] + counts["undecodable"]
+        and counts["passed"] + counts["rejected"] == counts["typed"] - counts["filtered"] + counts["exploded"]
+        and counts["passed"] == result.table.num_rows
     )
 
 
@@ -68,7 +68,9 @@ def test_no_transform_keeps_the_decoded_columns_and_positions() -> None:
     assert [(r["id"], r["_partition"], r["_offset"], r["_row"]) for r in rows(result)] == [
         (n, 2, 100 + n, 0) for n in range(10) if n % 5
     ]
-    assert result.counts == {"landed": 10, "tombstones": 2, "typed": 8, "filtered": 0, "exploded": 0, "passed": 8}
+    nothing = dict.fromkeys(("undecodable", "filtered", "exploded", "rejected"), 0)
+    assert result.counts == {"landed": 10, "tombstones": 2, "typed": 8, "passed": 8} | nothing
+    assert result.stopped is None
 
 
 def test_sql_filters_renames_and_explodes_in_offset_order() -> None:
@@ -242,11 +244,15 @@ def test_the_result_does_not_depend_on_pieces_or_threads(tmp_path: Path) -> None
     assert balanced(whole)
 
 
-def test_payloads_that_do_not_decode_fail_the_slice() -> None:
-    """One bad payload among good ones fails the whole slice, by its offset."""
-    values = [*payloads(4), b"nonsense"]
-    with pytest.raises(DecodeError, match=r"1 of 5 payloads .* partition 0 offset 4"):
-        transform_slice(pipeline("select id from batch"), raw_table(values))
+def test_payloads_that_do_not_decode_are_left_out() -> None:
+    """Bad payloads among good ones are counted and stopped; the others are as they would be without them."""
+    values = [*payloads(4), b"nonsense", *payloads(7)[5:]]
+    result = transform_slice(pipeline("select id from batch"), raw_table(values))
+    good = transform_slice(pipeline("select id from batch"), raw_table(payloads(7)))
+    assert rows(result) == [r for r in rows(good) if r["_offset"] != 4]
+    assert (result.counts["undecodable"], balanced(result)) == (1, True)
+    assert result.stopped is not None
+    assert result.stopped.codes == {"not_json": 1}
 
 
 def test_a_python_transform_gets_and_gives_arrow() -> None:

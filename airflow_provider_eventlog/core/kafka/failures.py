@@ -43,10 +43,16 @@ _UNREACHABLE = {
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.NETWORK_EXCEPTION,
+    # A leader that was elected just now, or one that does not know yet that it no longer is.
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.REPLICA_NOT_AVAILABLE,
+    KafkaError.NOT_CONTROLLER,
     KafkaError._DESTROY,
 }
 _UNKNOWN = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_ID}
-OUT_OF_RANGE = {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}
+OUT_OF_RANGE = {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION}
 # How often a waiting thread looks at the error flag and at the cancel event.
 TICK_S = 0.05
 
@@ -103,9 +109,12 @@ class Watch:
             f"Kafka did not answer within {self.deadline_s:g} s while {doing} {self.where}.{said}"
         )
 
-    def wait(self, future: Any, poll: Callable[[float], object], doing: str) -> Any:
-        """The result of an admin future; polls the client so that error callbacks are served meanwhile."""
-        deadline = time.monotonic() + self.deadline_s
+    def wait(self, future: Any, poll: Callable[[float], object], doing: str, limit_s: float | None = None) -> Any:
+        """The result of an admin future; polls the client so that error callbacks are served meanwhile.
+
+        Waits `limit_s` seconds, by default the deadline.
+        """
+        deadline = time.monotonic() + (self.deadline_s if limit_s is None else limit_s)
         # Waiting on the future and not in `poll`: an answer wakes the one, only a callback wakes the other.
         while not wait_for((future,), TICK_S).done:
             poll(0)

@@ -22,6 +22,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from airflow_provider_eventlog.core import arrow
 from airflow_provider_eventlog.core.errors import (
+    EventLogError,
     OffsetsLostError,
     RangeUnavailableError,
     ReadError,
@@ -29,13 +30,13 @@ from airflow_provider_eventlog.core.errors import (
 )
 from airflow_provider_eventlog.core.kafka.config import FIXED
 from airflow_provider_eventlog.core.kafka.failures import OUT_OF_RANGE, Watch, translate
-from airflow_provider_eventlog.core.offsets import OffsetRange
+from airflow_provider_eventlog.core.offsets import OffsetRange, merged
 from airflow_provider_eventlog.core.protocols import SliceRead
 from airflow_provider_eventlog.core.rawfile import HEADERS, RAW_SCHEMA
 
-# One call's worth of records: large enough that the loop costs nothing, small enough to bound memory. The first
-# call asks for few, since how large they are is not known yet.
-_CHUNK, _FIRST_CHUNK, _CHUNK_BYTES = 10_000, 500, 8 << 20
+# One call's worth of records: large enough that the loop costs nothing, small enough to bound memory. How large the
+# next ones are is not known: the first call asks for few, and a later one for no more than some times as many.
+_CHUNK, _FIRST_CHUNK, _STEP, _CHUNK_BYTES = 10_000, 4, 4, 8 << 20
 # `consume` waits its time out when fewer records are left than were asked for.
 _WAIT_S = 0.1
 # A metadata request is asked again after so long, since errors show only between the calls.
@@ -69,36 +70,55 @@ class RangeReader:
         self._consumer: Consumer | None = None
         self.finished = SliceRead((), 0, 0)
 
-    def read(self, wanted: OffsetRange, *, check_start: bool = True) -> Iterator[pa.RecordBatch]:
+    def read(
+        self, wanted: OffsetRange, *, check_start: bool = True, record_loss: bool = False
+    ) -> Iterator[pa.RecordBatch]:
         """Yield the committed records of `wanted` in offset order, in the raw schema.
 
         Raises OffsetsLostError if the range starts below the log start, before or after the read;
         RangeUnavailableError if the log ends before the range does; ReadTimeoutError after `deadline_s` without
-        progress; the errors of `failures`. With check_start=False the gaps are not looked at either.
+        progress; the errors of `failures`. With check_start=False the gaps are not looked at either. With record_loss
+        the read goes on behind what retention has removed, which is in `finished.losses`.
         """
         self.finished = SliceRead((), 0, 0)
         if not len(wanted):
             return
-        if check_start:
+        partition, position, payload, gaps = wanted.partition, wanted.start, 0, _Gaps()
+        losses: list[OffsetRange] = []
+        if check_start and not record_loss:
             self._refuse_lost(wanted)
-        position, payload, gaps = wanted.start, 0, _Gaps()
-        for messages in self._messages(wanted, committed=True):
-            batch = _to_batch(self.topic, messages, wanted)
-            if not batch.num_rows:
+        while position < wanted.end:
+            if record_loss and (low := min(self.log_start(partition), wanted.end)) > position:
+                losses.append(OffsetRange(partition, position, low))
+                position = low
                 continue
-            offsets = arrow.numbers(batch.column("offset"))
-            if offsets[0] < position or (np.diff(offsets) <= 0).any():
-                raise ReadError(f"Kafka gave offsets of {wanted.people} of topic {self.topic!r} out of order.")
-            gaps.note(position, offsets)
-            position = int(offsets[-1]) + 1
-            payload += _payload(batch)
-            yield batch
-        gaps.note_end(position, wanted.end)
+            try:
+                for messages in self._messages(OffsetRange(partition, position, wanted.end), committed=True):
+                    batch = _to_batch(self.topic, messages, wanted)
+                    if not batch.num_rows:
+                        continue
+                    offsets = arrow.numbers(batch.column("offset"))
+                    if offsets[0] < position or (np.diff(offsets) <= 0).any():
+                        raise ReadError(f"Kafka gave offsets of {wanted.people} of topic {self.topic!r} out of order.")
+                    gaps.note(position, offsets)
+                    position = int(offsets[-1]) + 1
+                    payload += _payload(batch)
+                    yield batch
+            except OffsetsLostError:
+                # The log start has passed the position, so that the next turn gets on: it ends with the range.
+                if not record_loss:
+                    self._refuse_lost(wanted)
+                    raise
+                continue
+            gaps.note_end(position, wanted.end)
+            position = wanted.end
         if not check_start:
             return
-        self._refuse_lost(wanted)
-        found = gaps.ranges(wanted.partition)
-        self.finished = SliceRead(found, self._aborted(found) if found else 0, payload)
+        if not record_loss:
+            self._refuse_lost(wanted)
+        found = gaps.ranges(partition)
+        unproved, aborted = self._prove(wanted, found, record_loss=record_loss)
+        self.finished = SliceRead(merged([*losses, *found]), aborted, payload, merged([*losses, *unproved]))
 
     def close(self) -> None:
         """Leave Kafka; does not wait, since nothing is committed."""
@@ -112,7 +132,8 @@ class RangeReader:
             gone = OffsetRange(wanted.partition, wanted.start, min(start, wanted.end))
             raise OffsetsLostError(
                 f"Topic {self.topic!r} no longer has {gone.people}: its log now starts at {start}. Retention removed "
-                f"them before they were landed; nothing of {wanted.people} was published."
+                f"them before they were landed; nothing of {wanted.people} was published. A stream declared with "
+                f"on_data_loss='record' goes on and writes the loss down."
             )
 
     def _messages(self, wanted: OffsetRange, *, committed: bool) -> Iterator[list[Message]]:
@@ -126,33 +147,23 @@ class RangeReader:
         while position < wanted.end:
             messages = consumer.consume(min(ask, wanted.end - position), _WAIT_S)
             self.watch.check()
-            if messages:
-                silent_since = time.monotonic()
-            elif silent_since + self._deadline_s < time.monotonic():
-                self._stuck(wanted, position, seen_end)
+            failed = None
             if any(map(Message.error, messages)):
-                messages, reached = self._events(messages, wanted)
-                seen_end = max(seen_end, reached)
+                messages, reached, failed = _events(messages)
+                if reached > seen_end:
+                    seen_end, silent_since = reached, time.monotonic()
                 position = max(position, reached)
+            if not messages and failed is None and silent_since + self._deadline_s < time.monotonic():
+                self._stuck(consumer, wanted, position, seen_end)
             if messages:
                 position = max(position, int(messages[-1].offset() or 0) + 1)
-                ask = _next_chunk(messages)
+                ask = min(_next_chunk(messages), ask * _STEP)
                 yield messages
                 # What the caller did meanwhile, writing a row group for one, is not Kafka's silence.
                 silent_since = time.monotonic()
-
-    def _events(self, messages: list[Message], wanted: OffsetRange) -> tuple[list[Message], int]:
-        """The records of a list, and the greatest end-of-partition offset in it (-1 for none); raises its errors."""
-        records, reached = [], -1
-        for message in messages:
-            error = message.error()
-            if error is None:
-                records.append(message)
-            elif error.code() == KafkaError._PARTITION_EOF:
-                reached = max(reached, int(message.offset() or 0))
-            elif error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:  # no group is used
-                self._raise(error, wanted)
-        return records, reached
+            if failed is not None:
+                # Only now: what came before it is whole.
+                self._raise(failed, OffsetRange(wanted.partition, min(position, wanted.end), wanted.end))
 
     def _raise(self, error: KafkaError, wanted: OffsetRange) -> None:
         if error.code() in OUT_OF_RANGE:
@@ -163,8 +174,10 @@ class RangeReader:
             )
         raise translate(error, f"{wanted.people} of topic {self.topic!r}")
 
-    def _stuck(self, wanted: OffsetRange, position: int, seen_end: int) -> None:
-        self.watch.check()
+    def _stuck(self, consumer: Consumer, wanted: OffsetRange, position: int, seen_end: int) -> None:
+        # A topic that is deleted while it is read falls silent, no more.
+        if (trouble := self._trouble(consumer, wanted)) is not None and not trouble.retriable:
+            raise trouble
         if 0 <= seen_end < wanted.end:
             raise RangeUnavailableError(
                 f"The log of topic {self.topic!r} ends at {seen_end} (last stable offset) in partition "
@@ -179,29 +192,28 @@ class RangeReader:
     def _check_topic(self, consumer: Consumer, wanted: OffsetRange) -> None:
         """Read the topic's own error before assigning: without DESCRIBE an assignment waits in silence for ever."""
         deadline = time.monotonic() + self._deadline_s
-        while True:
-            try:
-                found = consumer.list_topics(self.topic, timeout=_METADATA_S).topics.get(self.topic)
-            except KafkaException as error:
-                # Serves the error callback, which alone hears of wrong credentials.
-                consumer.poll(0)
-                self.watch.check()
-                failure = translate(error, f"topic {self.topic!r}")
-                if not failure.retriable or time.monotonic() > deadline:
-                    raise failure from error
-                continue
-            error_found = found.error if found is not None else None
-            if error_found is not None:
-                failure = translate(error_found, f"topic {self.topic!r}")
-                if not failure.retriable or time.monotonic() > deadline:
-                    raise failure
-                # A partition's leader is being elected: the answer is another one in a moment.
-                consumer.poll(_WAIT_S)
-                self.watch.check()
-                continue
-            if found is not None and wanted.partition not in found.partitions:
-                raise ReadError(f"Topic {self.topic!r} has no partition {wanted.partition} any more.")
-            return
+        while (trouble := self._trouble(consumer, wanted)) is not None:
+            if not trouble.retriable or time.monotonic() > deadline:
+                raise trouble
+            # A partition's leader is being elected, for one: the answer is another one in a moment.
+            consumer.poll(_WAIT_S)
+            self.watch.check()
+
+    def _trouble(self, consumer: Consumer, wanted: OffsetRange) -> EventLogError | None:
+        """What the metadata have against reading the partition, asked once; raises what the watch has collected."""
+        try:
+            found = consumer.list_topics(self.topic, timeout=_METADATA_S).topics.get(self.topic)
+        except KafkaException as error:
+            # Serves the error callback, which alone hears of wrong credentials.
+            consumer.poll(0)
+            self.watch.check()
+            return translate(error, f"topic {self.topic!r}")
+        self.watch.check()
+        if found is not None and found.error is not None:
+            return translate(found.error, f"topic {self.topic!r}")
+        if found is not None and wanted.partition not in found.partitions:
+            raise ReadError(f"Topic {self.topic!r} has no partition {wanted.partition} any more.")
+        return None
 
     def _client_settings(self, wanted: OffsetRange, committed: bool) -> dict[str, Any]:
         return {
@@ -221,6 +233,27 @@ class RangeReader:
             "error_cb": self.watch.callback,
             "log_level": 0,
         }
+
+    def _prove(
+        self, wanted: OffsetRange, gaps: tuple[OffsetRange, ...], *, record_loss: bool
+    ) -> tuple[tuple[OffsetRange, ...], int]:
+        """Prove gaps by reading them again: those below the log start, where nobody can, and how many are aborted.
+
+        Without record_loss all are above the log start, and one that no longer is raises OffsetsLostError.
+        """
+        partition = wanted.partition
+        while True:
+            low = self.log_start(partition) if record_loss and gaps else 0
+            unproved = tuple(OffsetRange(partition, g.start, min(g.end, low)) for g in gaps if g.start < low)
+            rest = tuple(OffsetRange(partition, max(g.start, low), g.end) for g in gaps if g.end > low)
+            try:
+                return unproved, self._aborted(rest) if rest else 0
+            except OffsetsLostError:
+                # Retention went on meanwhile. The log start has passed a gap that lay above `low`, so that the next
+                # turn has less to prove.
+                if not record_loss:
+                    self._refuse_lost(wanted)
+                    raise
 
     def _aborted(self, gaps: tuple[OffsetRange, ...]) -> int:
         """How many offsets of the gaps hold aborted records; raises ReadError if one of them is in fact committed."""
@@ -246,6 +279,20 @@ class RangeReader:
         owner = np.searchsorted(starts, offsets, side="right") - 1
         inside: _Offsets = offsets[(owner >= 0) & (offsets < ends[np.maximum(owner, 0)])]
         return inside
+
+
+def _events(messages: list[Message]) -> tuple[list[Message], int, KafkaError | None]:
+    """The records of a list up to an error, the greatest end-of-partition offset (-1 for none), and the error."""
+    records, reached = [], -1
+    for message in messages:
+        error = message.error()
+        if error is None:
+            records.append(message)
+        elif error.code() == KafkaError._PARTITION_EOF:
+            reached = max(reached, int(message.offset() or 0))
+        elif error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:  # no group is used
+            return records, reached, error
+    return records, reached, None
 
 
 def _next_chunk(messages: list[Message]) -> int:

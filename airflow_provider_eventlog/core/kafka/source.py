@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import IsolationLevel, TopicCollection, TopicPartition
+from confluent_kafka import OFFSET_INVALID, IsolationLevel, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
-from airflow_provider_eventlog.core.errors import EventLogError, ReadError
+from airflow_provider_eventlog.core.errors import ReadError, SourceUnavailableError
 from airflow_provider_eventlog.core.kafka.config import client_settings
 from airflow_provider_eventlog.core.kafka.failures import Watch
 from airflow_provider_eventlog.core.kafka.reader import RangeReader
 from airflow_provider_eventlog.core.offsets import OffsetRange, TopicIdentity
-from airflow_provider_eventlog.core.protocols import FoundOffset, SliceRead, TopicDescription
+from airflow_provider_eventlog.core.protocols import FoundOffset, Retention, SliceRead, TopicDescription
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
 _Spec: Any = OffsetSpec
 # A topic id of zeros is how a broker without topic ids answers.
 _NO_ID = "AAAAAAAAAAAAAAAAAAAAAA"
+# What the first clients that are asked may take of a request's deadline; the next one gets the rest.
+_SHARES = (1 / 6, 1 / 3)
+# A leader that has just been elected refuses at once: the same question is asked again after so long.
+_PAUSE_S = 0.2
 
 
 class KafkaSource:
@@ -59,9 +66,13 @@ class KafkaSource:
 
     def describe(self) -> TopicDescription:
         """Identity and partitions, asked anew at each call."""
-        admin = self._client()
-        described = self._ask(lambda: admin.describe_topics(TopicCollection([self.topic]))[self.topic], "describing")
-        cluster = self._ask(admin.describe_cluster, "describing the cluster of")
+        wanted = TopicCollection([self.topic])
+        described = self._ask(
+            lambda admin, limit_s: admin.describe_topics(wanted, request_timeout=limit_s), "describing"
+        )[self.topic]
+        cluster = self._ask(
+            lambda admin, limit_s: {"": admin.describe_cluster(request_timeout=limit_s)}, "describing the cluster of"
+        )[""]
         topic_id = str(described.topic_id) if described.topic_id is not None else _NO_ID
         self._partitions = tuple(sorted(p.id for p in described.partitions))
         identity = TopicIdentity(str(cluster.cluster_id), self.topic, None if topic_id == _NO_ID else topic_id)
@@ -87,9 +98,31 @@ class KafkaSource:
         from confluent_kafka import ConsumerGroupTopicPartitions
 
         wanted = ConsumerGroupTopicPartitions(group, [TopicPartition(self.topic, p) for p in self._known()])
-        admin = self._client()
-        answer = self._ask(lambda: admin.list_consumer_group_offsets([wanted])[group], f"reading group {group!r} of")
+        answer = self._ask(
+            lambda admin, limit_s: admin.list_consumer_group_offsets([wanted], request_timeout=limit_s),
+            f"reading group {group!r} of",
+        )[group]
         return {tp.partition: tp.offset for tp in answer.topic_partitions if tp.error is None and tp.offset >= 0}
+
+    def retention(self) -> Retention:
+        """What the topic's configuration says of when records go; needs DESCRIBE_CONFIGS."""
+        wanted = ConfigResource(ConfigResource.Type.TOPIC, self.topic)
+        answer = self._ask(
+            lambda admin, limit_s: admin.describe_configs([wanted], request_timeout=limit_s),
+            "asking for the configuration of",
+        )
+        found = next(iter(answer.values()))
+
+        def limit(name: str) -> int | None:
+            value = int(found[name].value)
+            return None if value < 0 else value
+
+        return Retention(
+            cleanup=tuple(filter(None, str(found["cleanup.policy"].value).replace(" ", "").split(","))),
+            ms=limit("retention.ms"),
+            bytes=limit("retention.bytes"),
+            timestamps=str(found["message.timestamp.type"].value),
+        )
 
     def probe(self, partition: int, start: int, instant: int, believed_until: int, limit: int) -> int | None:
         """Read on from `start` to the first record whose timestamp is believed and not before `instant`."""
@@ -103,11 +136,11 @@ class KafkaSource:
                         return int(batch.column("offset")[row].as_py())
         return None
 
-    def read(self, wanted: OffsetRange) -> Iterator[pa.RecordBatch]:
+    def read(self, wanted: OffsetRange, *, record_loss: bool = False) -> Iterator[pa.RecordBatch]:
         """Yield exactly the visible records of a range; see `reader`."""
         self._last_read = None
         with contextlib.closing(self._reader()) as reader:
-            yield from reader.read(wanted)
+            yield from reader.read(wanted, record_loss=record_loss)
             self._last_read = reader.finished
 
     @property
@@ -153,24 +186,44 @@ class KafkaSource:
         if not wanted:
             return {}
         try:
-            return self._list_once(wanted)
+            found = self._ask(
+                lambda admin, limit_s: admin.list_offsets(
+                    wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=limit_s
+                ),
+                "looking up offsets of",
+            )
         except ReadError:
             # A look-up on a topic that the user may not see fails without a reason; the description has it.
             self.describe()
             raise
-        except EventLogError as error:
-            if not error.retriable or self._admin is None:
-                raise
-            # A client made before a broker died keeps asking the dead one; a new one starts from fresh metadata.
-            self._admin = None
-            return self._list_once(wanted)
+        return {tp.partition: answer for tp, answer in found.items()}
 
-    def _list_once(self, wanted: dict[TopicPartition, Any]) -> dict[int, Any]:
+    def _ask(self, request: Callable[[AdminClient, float], Mapping[Any, Any]], doing: str) -> dict[Any, Any]:
+        """The answers to the futures that `request(client, seconds)` makes, all within the deadline.
+
+        A client that was made before a broker died, or was told of the dead one by another that had not noticed, keeps
+        asking it: each gets a share of the time only, then a new one starts from fresh metadata.
+        """
+        deadline = time.monotonic() + self.deadline_s
+        shares = chain(_SHARES, repeat(1))
+        while True:
+            limit_s = min(self.deadline_s * next(shares), deadline - time.monotonic())
+            try:
+                return self._ask_once(request, doing, limit_s)
+            except SourceUnavailableError:
+                self._admin = None
+                if time.monotonic() + 2 * _PAUSE_S > deadline:
+                    raise
+            time.sleep(_PAUSE_S)
+
+    def _ask_once(
+        self, request: Callable[[AdminClient, float], Mapping[Any, Any]], doing: str, limit_s: float
+    ) -> dict[Any, Any]:
         admin = self._client()
-        futures = admin.list_offsets(
-            wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=self.deadline_s
-        )
-        return {tp.partition: self._watch.wait(f, admin.poll, "looking up offsets of") for tp, f in futures.items()}
-
-    def _ask(self, request: Callable[[], Any], doing: str) -> Any:
-        return self._watch.wait(request(), self._client().poll, doing)
+        answers = {
+            key: self._watch.wait(future, admin.poll, doing, limit_s) for key, future in request(admin, limit_s).items()
+        }
+        # Offsets that a dead leader should have given are left invalid by the client, without any error.
+        if any(getattr(answer, "offset", 0) == OFFSET_INVALID for answer in answers.values()):
+            self._watch.timed_out(doing)
+        return answers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from sqlalchemy import Connection, Select, case, func, select
 
 from airflow_provider_eventlog.core.ledger import rows
 from airflow_provider_eventlog.core.ledger.schema import batch, cut, cut_offset, epoch, slices
-from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange
+from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, merged
 from airflow_provider_eventlog.core.protocols import BatchState, EpochRecord
 
 _from = cut.alias("from_cut")
@@ -48,6 +49,26 @@ def neighbours(connection: Connection, stream: str, number: int, instant: int) -
         )
         found.append(next(iter(_cuts(connection, query)), None))
     return found[0], found[1]
+
+
+def bounds(connection: Connection, batch_id: str) -> tuple[Cut | None, Cut | None]:
+    """The cuts at both ends of a chain batch, (None, None) for an off-chain batch; raises KeyError."""
+    ends = connection.execute(
+        select(batch.c.from_cut, batch.c.to_cut).where(batch.c.batch_id == batch_id)
+    ).one_or_none()
+    if ends is None:
+        raise KeyError(batch_id)
+    found = [next(iter(_cuts(connection, _one_cut(end))), None) for end in ends]
+    return found[0], found[1]
+
+
+def _one_cut(number: int | None) -> Select[int, str, int, int, str]:
+    return (
+        select(cut.c.instant, cut.c.kind, cut_offset.c.partition, cut_offset.c.offset, cut_offset.c.found_by)
+        .outerjoin_from(cut, cut_offset, cut_offset.c.cut_id == cut.c.cut_id)
+        .where(cut.c.cut_id == number)
+        .order_by(cut_offset.c.partition)
+    )
 
 
 def _cuts(connection: Connection, query: Select[int, str, int, int, str]) -> tuple[Cut, ...]:
@@ -99,9 +120,14 @@ def _batches() -> Select[*tuple[Any, ...]]:
 
 
 def coverage(
-    connection: Connection, stream: str, number: int, partitions: Sequence[int] | None = None
+    connection: Connection,
+    stream: str,
+    number: int,
+    partitions: Sequence[int] | None = None,
+    *,
+    landed: bool = False,
 ) -> tuple[OffsetRange, ...]:
-    """Planned ranges of an epoch, sorted, merged where they touch.
+    """Planned ranges of an epoch, or only what of them is landed; sorted, merged where they touch.
 
     Slices never overlap, so a run of touching ones begins where the slice before ends elsewhere; the database
     merges them, since a long chain has far more slices than runs.
@@ -113,12 +139,36 @@ def coverage(
     )
     if partitions is not None:
         marked = marked.where(piece.in_(list(partitions)))
+    if landed:
+        marked = marked.where(slices.c.digest.is_not(None))
     one = marked.subquery("marked")
     run = func.sum(one.c.begins).over(partition_by=one.c.partition, order_by=one.c.start).label("run")
     two = select(one.c.partition, one.c.start, one.c.end, run).subquery("numbered")
     least = func.min(two.c.start)
-    merged = select(two.c.partition, least, func.max(two.c.end)).group_by(two.c.partition, two.c.run)
-    return rows.ranges_of(connection.execute(merged.order_by(two.c.partition, least)))
+    joined = select(two.c.partition, least, func.max(two.c.end)).group_by(two.c.partition, two.c.run)
+    return rows.ranges_of(connection.execute(joined.order_by(two.c.partition, least)))
+
+
+def losses(connection: Connection, stream: str, number: int) -> tuple[OffsetRange, ...]:
+    """Offsets of an epoch that were landed as lost, sorted, merged where they touch."""
+    query = select(slices.c.losses).where(slices.c.stream == stream, slices.c.epoch == number, slices.c.lost > 0)
+    return merged(r for text in connection.execute(query).scalars() for r in rows.ranges_of(json.loads(text)))
+
+
+def owners(connection: Connection, stream: str, number: int, wanted: Sequence[OffsetRange]) -> tuple[BatchPlan, ...]:
+    """Batches that hold any of the wanted offsets: chain batches in chain order, then off-chain ones by id."""
+    ids: set[str] = set()
+    for one in wanted:
+        query = select(slices.c.batch_id).where(
+            slices.c.stream == stream,
+            slices.c.epoch == number,
+            slices.c.partition == one.partition,
+            slices.c.start < one.end,
+            slices.c.end > one.start,
+        )
+        ids.update(connection.execute(query.distinct()).scalars())
+    found = [plan for plan, _ in batches_by_id(connection, sorted(ids)).values()]
+    return tuple(sorted(found, key=lambda b: (b.from_instant is None, b.from_instant or 0, b.batch_id)))
 
 
 def last_before(connection: Connection, stream: str, number: int, wanted: OffsetRange) -> OffsetRange | None:

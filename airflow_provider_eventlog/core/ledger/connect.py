@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
-from sqlalchemy import URL, Connection, MetaData, delete, insert, inspect, make_url, select
+from sqlalchemy import URL, Connection, MetaData, delete, insert, inspect, make_url, select, update
 from sqlalchemy.exc import ArgumentError
 
 from airflow_provider_eventlog.core import durable
 from airflow_provider_eventlog.core.errors import LedgerConfigError, LedgerUnavailableError, LedgerVersionError
+from airflow_provider_eventlog.core.hosts import identity
 from airflow_provider_eventlog.core.ledger import hosts, schema, sqlite
 from airflow_provider_eventlog.core.ledger.backend import Database
 from airflow_provider_eventlog.core.ledger.sql import SqlLedger
 
 _FORMS = "sqlite:////absolute/path/ledger.sqlite or postgresql://user:password@host/database"
+_STANDING = "The ledger {where} exists; name a new one, or move it away first. It was not touched."
+T = TypeVar("T")
 _POSTGRES = {"postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"}
 
 
@@ -45,6 +49,54 @@ def open_ledger(url_or_path: str | Path, *, timeout_s: float = 30, create: bool 
     except BaseException:
         database.engine.dispose()
         raise
+
+
+def make_ledger(
+    url_or_path: str | Path,
+    fill: Callable[[Connection], T],
+    *,
+    ledger_id: str,
+    keep: bool = True,
+    timeout_s: float = 30,
+) -> T:
+    """Make a ledger that `fill` writes whole, in one transaction with its creation; returns what `fill` returns.
+
+    ledger_id  its id
+    keep       False makes it in memory only
+
+    Raises LedgerConfigError where a ledger, or the log of an SQLite file that is gone, stands already, and what
+    `open_ledger` and `fill` raise; then no ledger was made.
+    """
+    database = _database(url_or_path, timeout_s, keep)
+    try:
+        _refuse_standing(database, url_or_path)
+        if not keep:
+            database.engine.dispose()
+            database = sqlite.memory()
+        here = identity() if database.one_host else {}
+        with database.creating() as connection:
+            if _meta(connection, database.where) is not None:
+                raise LedgerConfigError(_STANDING.format(where=database.where))
+            _create(connection, database.tables, here)
+            named = update(schema.meta).where(schema.meta.c.key == "ledger_id")
+            connection.execute(named.values(value=ledger_id))
+            return fill(connection)
+    finally:
+        database.engine.dispose()
+
+
+def _refuse_standing(database: Database, url_or_path: str | Path) -> None:
+    where = address(url_or_path)
+    if isinstance(where, Path):
+        log = where.with_name(f"{where.name}-wal")
+        if log.exists() and not where.exists():
+            raise LedgerConfigError(
+                f"The ledger's file {where} is gone, but its log {log} is there and may hold what was committed last. "
+                f"Bring the file back, or move the log away; nothing was changed."
+            )
+    with database.reading.connect() as connection:
+        if _meta(connection, database.where) is not None:
+            raise LedgerConfigError(_STANDING.format(where=database.where))
 
 
 def _database(url_or_path: str | Path, timeout_s: float, create: bool) -> Database:
@@ -113,7 +165,7 @@ def _ledger_id(database: Database, create: bool) -> str | None:
     """Check the ledger, or create it; its id, or None for one that is neither there nor to be created."""
     with database.reading.connect() as connection:
         known = _meta(connection, database.where)
-    here = hosts.identity() if database.one_host else {}
+    here = identity() if database.one_host else {}
     if known is None:
         if not create:
             return None
@@ -155,11 +207,17 @@ def _create(connection: Connection, tables: MetaData, here: Mapping[str, str]) -
 
 
 def _check_version(known: Mapping[str, str], where: str) -> None:
-    if known["schema"] != str(schema.VERSION):
+    if known["schema"] == str(schema.VERSION):
+        return
+    if known["schema"].isdecimal() and int(known["schema"]) < schema.VERSION:
         raise LedgerVersionError(
-            f"The ledger {where} has schema version {known['schema']}, this release knows {schema.VERSION}: use "
-            f"airflow-provider-eventlog {known['release']} or later. Nothing was changed."
+            f"The ledger {where} has schema version {known['schema']}, of a state before the first release; this one "
+            f"knows {schema.VERSION}. Make a new one from staging: eventlog ledger rebuild. Nothing was changed."
         )
+    raise LedgerVersionError(
+        f"The ledger {where} has schema version {known['schema']}, this release knows {schema.VERSION}: use "
+        f"airflow-provider-eventlog {known['release']} or later. Nothing was changed."
+    )
 
 
 def _rows(values: Mapping[str, str]) -> list[dict[str, str]]:

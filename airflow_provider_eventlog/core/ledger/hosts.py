@@ -1,34 +1,14 @@
-"""One host for a SQLite ledger: its locks and shared memory mean nothing between two kernels.
-
-A ledger knows its host by machine id and boot id. Either is enough: the boot id is shared by all containers of
-one kernel, whatever they call themselves; the machine id outlives a restart of the machine.
-"""
+"""One host for a SQLite ledger: its locks and shared memory mean nothing between two kernels."""
 
 from __future__ import annotations
 
-import re
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 
 from airflow_provider_eventlog.core.errors import LedgerHostError
-from airflow_provider_eventlog.core.hosts import network_file_system, read_text
+from airflow_provider_eventlog.core.hosts import network_file_system, same
 
 _MEND = "DELETE FROM meta WHERE key IN ('machine', 'boot');"
-
-
-def identity() -> dict[str, str]:
-    """This host as the ledger keeps it: `machine` (machine id, else host name) and `boot` (empty if unknown)."""
-    machine = read_text(Path("/etc/machine-id"))
-    return {
-        "machine": machine if re.fullmatch(r"[0-9a-f]{32}", machine) else f"host {socket.gethostname()}",
-        "boot": read_text(Path("/proc/sys/kernel/random/boot_id")),
-    }
-
-
-def same(known: Mapping[str, str], here: Mapping[str, str]) -> bool:
-    """Whether two identities are of one host."""
-    return known["machine"] == here["machine"] or (bool(here["boot"]) and known["boot"] == here["boot"])
 
 
 def refuse_network(path: Path) -> None:

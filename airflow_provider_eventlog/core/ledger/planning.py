@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from airflow_provider_eventlog.core.errors import AccountingError, ContentMismatchError
-from airflow_provider_eventlog.core.ledger import bindings, chain, rivals, schema
+from airflow_provider_eventlog.core.ledger import bindings, chain, decisions, rivals, schema
 from airflow_provider_eventlog.core.ledger.rows import plan_text
 from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, TopicIdentity, subtract
-from airflow_provider_eventlog.core.protocols import BatchState, EpochRecord, GenerationState, RunBinding
+from airflow_provider_eventlog.core.protocols import BatchState, Decision, EpochRecord, GenerationState, RunBinding
 
 
 class SqlPlanning:
@@ -23,7 +23,7 @@ class SqlPlanning:
     nothing of the transaction is kept then.
     """
 
-    def __init__(self, engine: Engine, stream: str, declaration: str) -> None:
+    def __init__(self, engine: Engine, stream: str, declaration: str | None) -> None:
         self._engine, self._stream, self._declaration = engine, stream, declaration
         self._open: Connection | None = None
 
@@ -55,7 +55,9 @@ class SqlPlanning:
 
     def _lock(self, connection: Connection) -> None:
         # Before anything is read: what is read afterwards no other planner of the stream changes.
-        values = {"declaration": self._declaration, "revision": schema.stream.c.revision + 1}
+        values: dict[str, Any] = {"revision": schema.stream.c.revision + 1}
+        if self._declaration is not None:
+            values["declaration"] = self._declaration
         rivals.put(connection, schema.stream, {"name": self._stream}, values, {"revision": 1})
 
     def bound(self, run_key: str, pipeline: str) -> RunBinding | None:
@@ -210,6 +212,22 @@ class SqlPlanning:
         )
         return frozenset(self._connection.execute(query).scalars())
 
+    def landed(self, epoch: int) -> frozenset[str]:
+        """Ids of the batches that are landed."""
+        c = schema.batch.c
+        query = select(c.batch_id).where(c.stream == self._stream, c.epoch == epoch, c.state == BatchState.LANDED.value)
+        return frozenset(self._connection.execute(query).scalars())
+
+    def owners(self, epoch: int, wanted: Sequence[OffsetRange]) -> tuple[BatchPlan, ...]:
+        """Batches that hold any of the wanted offsets: chain batches in chain order, then off-chain ones."""
+        return chain.owners(self._connection, self._stream, epoch, wanted)
+
+    def allocated(self, pipeline: str, batch_id: str, inputs: str) -> int | None:
+        """The generation with this input digest."""
+        c = schema.generation.c
+        query = select(c.gen).where(c.pipeline == pipeline, c.batch_id == batch_id, c.inputs == inputs)
+        return self._connection.execute(query).scalar()
+
     def allocate(self, pipeline: str, batch_id: str, recipe: str, inputs: str) -> int:
         """The generation with this input digest, else the next number; AccountingError for an unknown batch."""
         c = schema.generation.c
@@ -233,6 +251,16 @@ class SqlPlanning:
     def mean_bytes(self, epoch: int) -> float | None:
         """Mean payload bytes per offset of the landed slices; None before the first landing."""
         return chain.landed_bytes(self._connection, self._stream, epoch)
+
+    def decide(self, decision: Decision) -> None:
+        """Keep a decision; the same one again is nothing new. Raises AccountingError for another stream's."""
+        if decision.stream != self._stream:
+            raise AccountingError(f"A decision about stream {decision.stream!r} does not belong to {self._stream!r}.")
+        decisions.keep(self._connection, decision)
+
+    def decisions(self, kind: str | None = None) -> tuple[Decision, ...]:
+        """Decisions about the stream, by time and id."""
+        return decisions.find(self._connection, self._stream, kind)
 
     def bind(self, binding: RunBinding) -> None:
         """Bind the run, or replace generations, groups, request and notes of its earlier binding.

@@ -10,7 +10,9 @@ from sqlalchemy import Row, RowMapping
 
 from airflow_provider_eventlog.core.offsets import BatchPlan, OffsetRange, TopicIdentity
 from airflow_provider_eventlog.core.protocols import (
+    Decision,
     EpochRecord,
+    FoldRecord,
     GenerationRecord,
     GenerationState,
     PartRecord,
@@ -70,6 +72,7 @@ def slice_row(record: SliceRecord) -> dict[str, Any]:
         "aborted": record.aborted,
         "lost": record.lost,
         "gaps": canonical(ranges_json(record.gaps)),
+        "losses": canonical(ranges_json(record.losses)),
         "payload_bytes": record.payload_bytes,
     }
 
@@ -86,6 +89,7 @@ def slice_of(row: RowMapping) -> SliceRecord:
         lost=row["lost"],
         gaps=ranges_of(json.loads(row["gaps"])),
         payload_bytes=row["payload_bytes"],
+        losses=ranges_of(json.loads(row["losses"])),
     )
 
 
@@ -130,3 +134,40 @@ def generation_of(row: RowMapping) -> GenerationRecord:
         digest=row["digest"],
         accounting=None if row["accounting"] is None else json.loads(row["accounting"]),
     )
+
+
+def fold_row(record: FoldRecord) -> dict[str, Any]:
+    """The columns of table fold."""
+    files = {kind: [f.path, f.bytes, f.sha256, digest] for kind, (f, digest) in record.files.items()}
+    return {
+        **{
+            name: getattr(record, name) for name in ("pipeline", "output", "log", "n", "cause", "batch_id", "watermark")
+        },
+        "inputs": canonical([list(one) for one in record.inputs]),
+        "files": canonical(files),
+        "accounting": canonical(dict(record.accounting)),
+    }
+
+
+def fold_of(row: RowMapping) -> FoldRecord:
+    """A row of table fold."""
+    return FoldRecord(
+        **{name: row[name] for name in ("pipeline", "output", "log", "n", "cause", "batch_id", "watermark")},
+        inputs=tuple((batch_id, gen, digest) for batch_id, gen, digest in json.loads(row["inputs"])),
+        files={
+            kind: (StagedFile(path, size, sha256), digest)
+            for kind, (path, size, sha256, digest) in json.loads(row["files"]).items()
+        },
+        accounting=json.loads(row["accounting"]),
+    )
+
+
+def decision_row(decision: Decision) -> dict[str, Any]:
+    """The columns of table decision."""
+    return {**decision.to_json(), "id": decision.id, "payload": canonical(dict(decision.payload))}
+
+
+def decision_of(row: RowMapping) -> Decision:
+    """A row of table decision."""
+    values = {name: row[name] for name in Decision.__slots__}
+    return Decision(**{**values, "payload": json.loads(row["payload"])})

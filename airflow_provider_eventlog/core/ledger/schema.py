@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 
 # Raised with every change of the tables below; RELEASE is the first release that knows this version.
-VERSION = 1
+VERSION = 2
 RELEASE = "0.1.0"
 
 metadata = MetaData()
@@ -107,6 +107,7 @@ slices = Table(
     Column("aborted", BigInteger),
     Column("lost", BigInteger),
     Column("gaps", Text),
+    Column("losses", Text),
     Column("payload_bytes", BigInteger),
     PrimaryKeyConstraint("stream", "epoch", "partition", "start"),
     UniqueConstraint("batch_id", "partition", "start"),
@@ -166,6 +167,54 @@ part = Table(
         ["pipeline", "batch_id", "gen"], ["generation.pipeline", "generation.batch_id", "generation.gen"]
     ),
     PrimaryKeyConstraint("pipeline", "batch_id", "gen", "kind", "partition", "start"),
+)
+
+fold_log = Table(
+    "fold_log",
+    metadata,
+    Column("pipeline", String, nullable=False),
+    Column("output", String, nullable=False),
+    Column("log", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("origin", BigInteger, nullable=False),
+    Column("recipe", String, nullable=False),
+    Column("cause", Text, nullable=False),
+    PrimaryKeyConstraint("pipeline", "output", "log"),
+)
+
+fold = Table(
+    "fold",
+    metadata,
+    Column("pipeline", String, nullable=False),
+    Column("output", String, nullable=False),
+    Column("log", Integer, nullable=False),
+    Column("n", BigInteger, nullable=False),
+    Column("cause", String, nullable=False),
+    Column("batch_id", String, ForeignKey("batch.batch_id")),
+    Column("inputs", Text, nullable=False),
+    Column("files", Text, nullable=False),
+    Column("watermark", BigInteger),
+    Column("accounting", Text, nullable=False),
+    ForeignKeyConstraint(["pipeline", "output", "log"], ["fold_log.pipeline", "fold_log.output", "fold_log.log"]),
+    PrimaryKeyConstraint("pipeline", "output", "log", "n"),
+    UniqueConstraint("pipeline", "output", "log", "batch_id"),
+)
+
+# `id` is the digest of the row.
+decision = Table(
+    "decision",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("stream", String, nullable=False),
+    Column("epoch", Integer),
+    Column("pipeline", String),
+    Column("batch_id", String),
+    Column("who", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("payload", Text, nullable=False),
+    Index("decision_by_stream", "stream", "kind", "at"),
 )
 
 # `seq` orders runs by when they were first bound.

@@ -8,13 +8,17 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from airflow_provider_eventlog.core.errors import StagingNotSharedError
-from airflow_provider_eventlog.core.ledger import bindings, chain, progress, rivals, schema
+from airflow_provider_eventlog.core.ledger import bindings, chain, decisions, folds, progress, rivals, schema
 from airflow_provider_eventlog.core.ledger.backend import Database
 from airflow_provider_eventlog.core.ledger.planning import SqlPlanning
+from airflow_provider_eventlog.core.ledger.upkeep import SqlAudit, repoint_part, repoint_slice
 from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, RunPlan
 from airflow_provider_eventlog.core.protocols import (
     BatchState,
+    Decision,
     EpochRecord,
+    FoldLog,
+    FoldRecord,
     GenerationRecord,
     GenerationState,
     PartRecord,
@@ -58,8 +62,11 @@ class SqlLedger:
                 f"Nothing was changed."
             )
 
-    def planning(self, stream: str, declaration: str) -> SqlPlanning:
-        """Open the one planning transaction of a stream: a context manager; commits on success, else rolls back."""
+    def planning(self, stream: str, declaration: str | None) -> SqlPlanning:
+        """Open the one planning transaction of a stream: a context manager; commits on success, else rolls back.
+
+        A declaration of None leaves the one of a known stream as it is.
+        """
         return SqlPlanning(self._writing, stream, declaration)
 
     def streams(self) -> tuple[tuple[str, str], ...]:
@@ -103,10 +110,47 @@ class SqlLedger:
         with self._reading.connect() as connection:
             return chain.cuts(connection, stream, epoch)
 
-    def coverage(self, stream: str, epoch: int) -> tuple[OffsetRange, ...]:
-        """Planned ranges, sorted, merged where they touch."""
+    def bounds(self, batch_id: str) -> tuple[Cut | None, Cut | None]:
+        """The cuts at both ends of a chain batch, (None, None) for an off-chain batch; raises KeyError."""
         with self._reading.connect() as connection:
-            return chain.coverage(connection, stream, epoch)
+            return chain.bounds(connection, batch_id)
+
+    def decide(self, decision: Decision) -> None:
+        """Keep a decision; the same one again is nothing new."""
+        with self._writing.begin() as connection:
+            decisions.keep(connection, decision)
+
+    def decisions(self, stream: str, kind: str | None = None) -> tuple[Decision, ...]:
+        """Decisions about a stream, of one kind or all, by time and id."""
+        with self._reading.connect() as connection:
+            return decisions.find(connection, stream, kind)
+
+    def audit(self, stream: str) -> SqlAudit:
+        """The stream in bulk, read only."""
+        return SqlAudit(self._reading, stream)
+
+    def repoint_slice(self, batch_id: str, record: SliceRecord, manifest_digest: str | None) -> None:
+        """Let a landed slice name another file with the same rows, and a sealed batch the manifest that says so.
+
+        Raises ContentMismatchError for other rows.
+        """
+        with self._writing.begin() as connection:
+            repoint_slice(connection, batch_id, record, manifest_digest)
+
+    def repoint_part(self, pipeline: str, batch_id: str, generation: int, part: PartRecord) -> None:
+        """Let a generation name another file with the same rows; raises ContentMismatchError for other rows."""
+        with self._writing.begin() as connection:
+            repoint_part(connection, pipeline, batch_id, generation, part)
+
+    def coverage(self, stream: str, epoch: int, *, landed: bool = False) -> tuple[OffsetRange, ...]:
+        """Planned ranges, or only what of them is landed; sorted, merged where they touch."""
+        with self._reading.connect() as connection:
+            return chain.coverage(connection, stream, epoch, landed=landed)
+
+    def losses(self, stream: str, epoch: int) -> tuple[OffsetRange, ...]:
+        """Offsets that were landed as lost, sorted, merged where they touch."""
+        with self._reading.connect() as connection:
+            return chain.losses(connection, stream, epoch)
 
     def record_slice(self, batch_id: str, record: SliceRecord) -> SliceRecord:
         """Record a landed slice once; returns the recorded one.
@@ -180,6 +224,34 @@ class SqlLedger:
         """
         with self._writing.begin() as connection:
             progress.advance(connection, pipeline, batch_id, generation, state, digest, accounting)
+
+    def open_fold_log(self, log: FoldLog) -> FoldLog:
+        """Open a log once; returns the one that stands under its number."""
+        with self._writing.begin() as connection:
+            return folds.open_log(connection, log)
+
+    def fold_logs(self, pipeline: str, output: str) -> tuple[FoldLog, ...]:
+        """An output's logs in order."""
+        with self._reading.connect() as connection:
+            return folds.logs(connection, pipeline, output)
+
+    def record_fold(self, record: FoldRecord) -> FoldRecord:
+        """Record fold n once, if n is the next of its log; returns the one that stands at n, which may be another's.
+
+        Raises AccountingError for an n that leaves a gap, KeyError for a log that is not open.
+        """
+        with self._writing.begin() as connection:
+            return folds.record(connection, record)
+
+    def folds(self, pipeline: str, output: str, log: int, after: int = 0) -> tuple[FoldRecord, ...]:
+        """Folds of a log with a number above `after`, in order."""
+        with self._reading.connect() as connection:
+            return folds.after(connection, pipeline, output, log, after)
+
+    def last_fold(self, pipeline: str, output: str, log: int) -> FoldRecord | None:
+        """The newest fold of a log."""
+        with self._reading.connect() as connection:
+            return folds.last(connection, pipeline, output, log)
 
     def close(self) -> None:
         """Release connections; safe to call twice."""

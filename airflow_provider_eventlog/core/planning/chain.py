@@ -6,32 +6,24 @@ Every function works inside one planning transaction and raises `LookupNeeded` w
 from __future__ import annotations
 
 from bisect import bisect_left
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import datetime
 from itertools import pairwise
+from typing import Any
 
-from airflow_provider_eventlog.core.errors import (
-    FutureIntervalError,
-    IntervalExpiredError,
-    OffsetRangeError,
-    OffsetsLostError,
-)
+from airflow_provider_eventlog.core import retention
+from airflow_provider_eventlog.core.errors import FutureIntervalError, OffsetsLostError
 from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, subtract
+from airflow_provider_eventlog.core.planning import origin, regressed
 from airflow_provider_eventlog.core.planning.observe import Found, Observations
 from airflow_provider_eventlog.core.planning.sizes import clamp, slices, split_by_time
-from airflow_provider_eventlog.core.protocols import PlanningTransaction
+from airflow_provider_eventlog.core.planning.words import BEGINNING, when
+from airflow_provider_eventlog.core.protocols import Decision, PlanningTransaction
 from airflow_provider_eventlog.core.requests import RunRequest
 from airflow_provider_eventlog.core.staging.records import digest
-from airflow_provider_eventlog.declare.stream import FromGroup, Stream
+from airflow_provider_eventlog.declare.stream import Stream
 
-# The instant of the cut at the beginning of the log: before every interval that a schedule can have.
-BEGINNING = 0
-
-
-def when(instant: int) -> str:
-    """An instant for people: ISO text in UTC, or `the beginning`."""
-    if instant == BEGINNING:
-        return "the beginning"
-    return datetime.fromtimestamp(instant / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+LOSS = "loss"
 
 
 class Chain:
@@ -58,7 +50,7 @@ class Chain:
             )
         if not self.cuts:
             self._origin(start)
-        if end <= self.cuts[0].instant and self.stream.start != "interval":
+        if end <= self.cuts[0].instant and not self._grows_left:
             self.notes.append(
                 f"The interval ends before the stream's start ({when(self.cuts[0].instant)}): nothing to take."
             )
@@ -72,9 +64,10 @@ class Chain:
         if not self.cuts:
             self._origin(None)
         taken = self.tx.taken(pipeline, self.epoch)
-        waiting = [b for b in self._chain_order() if b.batch_id not in taken]
+        waiting = self._not_expired([b for b in self._chain_order() if b.batch_id not in taken])
         if limit is None or len(waiting) < limit:
             newest = self.cuts[-1]
+            regressed.refuse(self.observed, self.stream.topic, newest)
             # Two plans within one millisecond, or a clock that was set back, must not meet on one instant.
             instant = max(self.observed.now, newest.instant + 1)
             ends = {p: (end, "log_end") for p, end in self.observed.ends.items()}
@@ -84,6 +77,25 @@ class Chain:
             self.notes.append(f"{len(waiting) - limit} more batches remain for the next run (at most {limit} a run).")
             waiting = waiting[:limit]
         return waiting
+
+    def _not_expired(self, waiting: list[BatchPlan]) -> list[BatchPlan]:
+        """Those of the batches whose raw files stand; a pipeline added after retention begins behind the others."""
+        if not waiting:
+            return waiting
+        gone = retention.gone_raw(self.tx)
+        left = [b for b in waiting if b.batch_id not in gone]
+        if len(left) < len(waiting):
+            first = next(b.batch_id for b in waiting if b.batch_id in gone)
+            self.notes.append(
+                f"{len(waiting) - len(left)} batches are left out, since raw_retention has removed their raw files, "
+                f"first {first}; `eventlog fsck --restore` brings back what Kafka still has."
+            )
+        return left
+
+    @property
+    def _grows_left(self) -> bool:
+        """Whether intervals before cut 0 may be planned; what came before an adopted topic is another epoch's."""
+        return self.stream.start == "interval" and self.epoch == 1
 
     def _chain_order(self) -> list[BatchPlan]:
         return [self.planned[i] for i in sorted(self.planned)]
@@ -97,43 +109,12 @@ class Chain:
             instant = BEGINNING
         elif start == "interval":
             found = dict(observed.at(instant))
-            self._whole(instant, found, None)
-        elif start == "latest":
-            found = {p: Found(o, "log_end") for p, o in observed.ends.items()}
-        elif isinstance(start, datetime):
-            instant = int(start.timestamp() * 1000)
-            if instant > observed.now:
-                raise FutureIntervalError(f"Stream {self.stream.name!r} starts in the future, at {when(instant)}.")
-            found = dict(observed.at(instant))
-            self._whole(instant, found, None)
+            self._prove(instant, found, None)
         else:
-            given = observed.group(start.group) if isinstance(start, FromGroup) else start
-            assert not isinstance(given, str)
-            found = {
-                p: Found(given.get(p, o), "given" if p in given else "log_start") for p, o in observed.starts.items()
-            }
-            self._given(given)
+            found = origin.find(observed, self.stream, self._expired)
+            if isinstance(start, datetime):
+                instant = int(start.timestamp() * 1000)
         self._add(Cut(instant, "origin", {p: f.offset for p, f in found.items()}, {p: f.by for p, f in found.items()}))
-
-    def _given(self, given: object) -> None:
-        assert isinstance(given, dict)
-        for partition, offset in sorted(given.items()):
-            if partition not in self.observed.ends:
-                raise OffsetRangeError(
-                    f"Stream {self.stream.name!r}: its start names partition {partition}, but topic "
-                    f"{self.stream.topic!r} has {len(self.observed.ends)} (0 to {len(self.observed.ends) - 1})."
-                )
-            low, high = self.observed.starts[partition], self.observed.ends[partition]
-            if offset < low:
-                raise OffsetsLostError(
-                    f"Stream {self.stream.name!r}: its start is offset {offset} of partition {partition}, but the log "
-                    f"starts at {low}: offsets {offset} to {low - 1} are gone. Start at {low} or later."
-                )
-            if offset > high:
-                raise OffsetRangeError(
-                    f"Stream {self.stream.name!r}: its start is offset {offset} of partition {partition}, but the log "
-                    f"ends at {high}."
-                )
 
     def _end(self, end: int) -> int:
         if any(c.instant == end for c in self.cuts):
@@ -159,7 +140,7 @@ class Chain:
             assert inside.from_instant is not None
             return inside.from_instant
         older = [c for c in self.cuts if c.instant < start]
-        if not older and self.stream.start != "interval":
+        if not older and not self._grows_left:
             self.notes.append(
                 f"The interval begins before the stream's start; taken from {when(self.cuts[0].instant)}."
             )
@@ -185,22 +166,12 @@ class Chain:
         index = bisect_left([c.instant for c in self.cuts], instant)
         low = self.cuts[index - 1] if index else None
         high = self.cuts[index] if index < len(self.cuts) else None
+        if low is not None and high is None:
+            regressed.refuse(self.observed, self.stream.topic, low)
         found = dict(self.observed.at(instant))
         if prove_whole:
-            self._whole(instant, found, low)
+            self._prove(instant, found, low)
         self._add(clamp(instant, "interval", {p: (f.offset, f.by) for p, f in found.items()}, low, high))
-
-    def _whole(self, instant: int, found: dict[int, Found], low: Cut | None) -> None:
-        """Expired intervals are not empty: a bound at a log start above 0 may hide records that were removed."""
-        for partition, f in sorted(found.items()):
-            start = self.observed.starts.get(partition, 0)
-            if 0 < start == f.offset and (low is None or low.offsets.get(partition, 0) < start):
-                raise IntervalExpiredError(
-                    f"The interval from {when(instant)} of topic {self.stream.topic!r} cannot be proved whole: "
-                    f"partition {partition} now starts at offset {start}, and what stood before it has "
-                    f"expired. Begin at a later interval, or declare the stream with start='earliest' to take what is "
-                    f"left."
-                )
 
     def _add(self, cut: Cut) -> None:
         self.tx.add_cut(self.epoch, cut)
@@ -248,19 +219,56 @@ class Chain:
         self.refuse_lost(rest)
         return rest
 
+    def _prove(self, instant: int, found: dict[int, Found], low: Cut | None) -> None:
+        if hidden := origin.unproved(self.observed, found, None if low is None else low.offsets):
+            self._expired(instant, hidden)
+
+    def _expired(self, instant: int, hidden: Mapping[int, int]) -> None:
+        if self.stream.on_data_loss == "fail":
+            origin.refuse(self.stream.topic, instant, hidden)
+        starts = ", ".join(f"{start} in partition {partition}" for partition, start in hidden.items())
+        self._record_loss(
+            f"what stood from {when(instant)} to the log start ({starts}) has expired, nobody can tell how much it was",
+            {"instant": instant, "unknown_before": {str(p): start for p, start in hidden.items()}},
+        )
+
     def refuse_lost(self, ranges: tuple[OffsetRange, ...]) -> None:
-        """Raise OffsetsLostError if any offset of `ranges` lies below its partition's log start."""
+        """Raise OffsetsLostError if any offset of `ranges` lies below its partition's log start.
+
+        With on_data_loss="record" the loss is written down instead, and landing finds it again offset by offset.
+        """
         lost = [
             OffsetRange(r.partition, r.start, min(r.end, self.observed.starts.get(r.partition, 0)))
             for r in ranges
             if r.start < self.observed.starts.get(r.partition, 0)
         ]
-        if lost:
-            raise OffsetsLostError(
-                f"Topic {self.stream.topic!r} no longer has {'; '.join(r.people for r in lost[:5])}"
-                f"{f' and {len(lost) - 5} more ranges' if len(lost) > 5 else ''}: retention removed them before they "
-                f"were landed. Nothing was planned. Name offsets from the log start on to take what is left."
+        if not lost:
+            return
+        said = "; ".join(r.people for r in lost[:5]) + (f" and {len(lost) - 5} more ranges" if len(lost) > 5 else "")
+        if self.stream.on_data_loss == "record":
+            self._record_loss(f"retention removed {said} before they were landed", {"ranges": [str(r) for r in lost]})
+            return
+        raise OffsetsLostError(
+            f"Topic {self.stream.topic!r} no longer has {said}: retention removed them before they were landed. "
+            f"Nothing was planned. Name offsets from the log start on to take what is left, or declare the stream with "
+            f"on_data_loss='record' to go on and write the loss down."
+        )
+
+    def _record_loss(self, why: str, payload: Mapping[str, Any]) -> None:
+        self.notes.append(f"Data loss is recorded: {why}.")
+        self.tx.decide(
+            Decision(
+                kind=LOSS,
+                stream=self.stream.name,
+                epoch=self.epoch,
+                pipeline=None,
+                batch_id=None,
+                who="on_data_loss",
+                why=why,
+                at=self.observed.now,
+                payload=payload,
             )
+        )
 
     def _batch(self, low: Cut, high: Cut, ranges: tuple[OffsetRange, ...]) -> BatchPlan:
         batch = self.add_batch("chain", low.instant, high.instant, ranges)

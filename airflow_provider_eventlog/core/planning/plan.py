@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from airflow_provider_eventlog.core import retention
 from airflow_provider_eventlog.core.errors import TopicReplacedError
 from airflow_provider_eventlog.core.offsets import (
     BatchPlan,
-    OffsetRange,
     PlannedBatch,
     RunPlan,
     SliceRef,
     TopicIdentity,
 )
+from airflow_provider_eventlog.core.planning import past, rounds
 from airflow_provider_eventlog.core.planning.chain import Chain
 from airflow_provider_eventlog.core.planning.explicit import by_offsets
-from airflow_provider_eventlog.core.planning.observe import LookupNeeded, Observations
+from airflow_provider_eventlog.core.planning.generations import Generations
+from airflow_provider_eventlog.core.planning.observe import Observations
 from airflow_provider_eventlog.core.planning.sizes import pack
 from airflow_provider_eventlog.core.protocols import (
     EpochRecord,
@@ -25,16 +27,7 @@ from airflow_provider_eventlog.core.protocols import (
     RunBinding,
 )
 from airflow_provider_eventlog.core.requests import RunRequest
-from airflow_provider_eventlog.core.staging.records import canonical, digest
 from airflow_provider_eventlog.declare.pipeline import Pipeline
-
-
-class _PreviewDone(Exception):  # noqa: N818
-    """Leaves the transaction without a trace, carrying the plan it would have made."""
-
-    def __init__(self, plan: RunPlan) -> None:
-        super().__init__("preview")
-        self.plan = plan
 
 
 def plan_run(
@@ -69,27 +62,18 @@ def _plan(
 ) -> RunPlan:
     known = ledger.run(run_key, pipeline.name) is not None
     observed = None if known else Observations(source(), now, pipeline.stream.max_future_skew_ms)
-    while True:
-        try:
-            with ledger.planning(pipeline.stream.name, canonical(pipeline.stream.canonical())) as tx:
-                bound = tx.bound(run_key, pipeline.name)
-                if bound is not None:
-                    plan = _again(tx, pipeline, request, bound)
-                else:
-                    assert observed is not None
-                    plan = _first(tx, observed, pipeline, request, run_key)
-                if not keep:
-                    raise _PreviewDone(plan)
-                return plan
-        except LookupNeeded as needed:
-            # Each round answers one more question, and a plan asks finitely many.
-            assert observed is not None
-            needed.fetch(observed)
-        except _PreviewDone as done:
-            return done.plan
+
+    def work(tx: PlanningTransaction) -> RunPlan:
+        bound = tx.bound(run_key, pipeline.name)
+        if bound is not None:
+            return _again(tx, pipeline, request, bound, now)
+        assert observed is not None
+        return _first(tx, observed, pipeline, request, run_key)
+
+    return rounds.decide(ledger, pipeline.stream, observed, work, keep=keep)
 
 
-def _again(tx: PlanningTransaction, pipeline: Pipeline, request: RunRequest, bound: RunBinding) -> RunPlan:
+def _again(tx: PlanningTransaction, pipeline: Pipeline, request: RunRequest, bound: RunBinding, now: int) -> RunPlan:
     """The bound batches, under the recipe of now."""
     epochs = tx.epochs()
     by_id = {b.batch_id: b for epoch in epochs for b in tx.batches(epoch.epoch)}
@@ -97,7 +81,10 @@ def _again(tx: PlanningTransaction, pipeline: Pipeline, request: RunRequest, bou
     number = chosen[0][0].epoch if chosen else epochs[-1].epoch
     epoch = next(e for e in epochs if e.epoch == number)
     kept = RunRequest.from_json({**bound.request, "parallelism": request.parallelism})
-    return _bind(tx, epoch, pipeline, kept, bound.run_key, chosen, bound.notes)
+    before = {batch_id: generation for batch_id, generation, _ in bound.batches}
+    generations = Generations(tx, pipeline.name, pipeline.recipe, bound.run_key, kept.recompute, before, now)
+    _refuse_expired(generations, pipeline, [batch for batch, _ in chosen])
+    return _bind(generations, epoch, pipeline, kept, chosen, bound.notes)
 
 
 def _first(
@@ -105,12 +92,18 @@ def _first(
 ) -> RunPlan:
     stream, identity = pipeline.stream, observed.topic.identity
     epoch = pin_epoch(tx, identity)
+    earlier = past.of_request(tx, pipeline.name, request)
+    generations = Generations(tx, pipeline.name, pipeline.recipe, run_key, request.recompute, {}, observed.now)
+    if earlier is not None:
+        _refuse_expired(generations, pipeline, [batch for batch, _ in earlier.batches])
+        return _bind(generations, earlier.epoch, pipeline, request, earlier.batches, earlier.notes)
     chain = Chain(tx, observed, stream, epoch.epoch)
     chosen = [(b, "new" if b.batch_id in chain.created else "replay") for b in _choose(chain, pipeline, request)]
+    _refuse_expired(generations, pipeline, [batch for batch, mode in chosen if mode == "replay"])
     notes = list(chain.notes)
     if identity.weak:
         notes.append(f"Topic {stream.topic!r} has no topic id on this broker: its identity is weak.")
-    return _bind(tx, epoch, pipeline, request, run_key, chosen, tuple(notes))
+    return _bind(generations, epoch, pipeline, request, chosen, tuple(notes))
 
 
 def _choose(chain: Chain, pipeline: Pipeline, request: RunRequest) -> list[BatchPlan]:
@@ -122,21 +115,17 @@ def _choose(chain: Chain, pipeline: Pipeline, request: RunRequest) -> list[Batch
 
 
 def _bind(
-    tx: PlanningTransaction,
+    generations: Generations,
     epoch: EpochRecord,
     pipeline: Pipeline,
     request: RunRequest,
-    run_key: str,
     chosen: Sequence[tuple[BatchPlan, str]],
     notes: tuple[str, ...],
 ) -> RunPlan:
-    recipe = pipeline.recipe
-    planned = tuple(
-        PlannedBatch(batch, tx.allocate(pipeline.name, batch.batch_id, recipe, _inputs(recipe, batch)), mode)
-        for batch, mode in chosen
-    )
+    run_key, recipe = generations.run_key, generations.recipe
+    planned = tuple(PlannedBatch(batch, generations.allocate(batch), mode) for batch, mode in chosen)
     groups = pack([SliceRef(p.batch.batch_id, r) for p in planned for r in p.batch.slices], request.parallelism)
-    tx.bind(
+    generations.tx.bind(
         RunBinding(
             run_key=run_key,
             pipeline=pipeline.name,
@@ -152,9 +141,18 @@ def _bind(
     )
 
 
-def _inputs(recipe: str, batch: BatchPlan) -> str:
-    """Digest of what a generation is made from: a batch's slices are frozen, so its id stands for them."""
-    return digest([recipe, batch.batch_id, [str(OffsetRange(r.partition, r.start, r.end)) for r in batch.slices]])
+def _refuse_expired(generations: Generations, pipeline: Pipeline, batches: Sequence[BatchPlan]) -> None:
+    """Raise RawExpiredError for batches that would have to be derived anew from raw files that retention let go.
+
+    A generation that exists is resumed without them; a new one could never be finished.
+    """
+    fresh = [b.batch_id for b in batches if generations.missing(b)]
+    if not fresh:
+        return
+    gone = retention.gone_raw(generations.tx)
+    wanted = {batch_id: gone[batch_id] for batch_id in fresh if batch_id in gone}
+    if wanted:
+        raise retention.raw_error(pipeline.stream.name, wanted, " Nothing was planned.")
 
 
 def pin_epoch(tx: PlanningTransaction, identity: TopicIdentity) -> EpochRecord:
@@ -173,5 +171,6 @@ def replaced(pinned: TopicIdentity, found: TopicIdentity) -> str:
     return (
         f"The topic is another one than this stream was pinned to: pinned {pinned}, found {found}. It was deleted and "
         f"created again, or the connection points at another cluster; offsets of the two cannot be compared. Restore "
-        f"the connection, or read the new topic as a stream with another name."
+        f"the connection; or go on with the topic that is there now (eventlog adopt --pipeline FILE.py:VARIABLE "
+        f"--start earliest): what was landed of the old one stays readable and can be loaded again."
     )

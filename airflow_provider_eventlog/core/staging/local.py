@@ -26,12 +26,12 @@ from airflow_provider_eventlog.core.errors import (
     StagingMissingError,
     StagingUnavailableError,
 )
+from airflow_provider_eventlog.core.holdings import StoredFile
 from airflow_provider_eventlog.core.naming import printable
 from airflow_provider_eventlog.core.protocols import Outcome, StagedFile
 from airflow_provider_eventlog.core.staging import records
+from airflow_provider_eventlog.core.staging.names import ASIDE, ROOT_ID, TEMPORARY
 
-_ROOT_ID = ".eventlog-root.json"
-_TEMPORARY = ".tmp"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CHUNK = 1 << 20
 
@@ -47,11 +47,11 @@ class LocalStaging:
     def root_id(self) -> str:
         """The root's id; created once, by whichever process comes first."""
         if self._root_id is None:
-            if self.stat(_ROOT_ID) is None:
-                self.publish_json(_ROOT_ID, {"id": uuid.uuid4().hex}, keep_existing=True)
+            if self.stat(ROOT_ID) is None:
+                self.publish_json(ROOT_ID, {"id": uuid.uuid4().hex}, keep_existing=True)
             # Whoever linked the id file had synced the way to the root before.
             self._settled.add(self.root)
-            record = self.read_json(_ROOT_ID)
+            record = self.read_json(ROOT_ID)
             if record is None:
                 raise StagingUnavailableError(f"The id file of the staging root {self.root} cannot be read back.")
             self._root_id = str(record["id"])
@@ -60,7 +60,7 @@ class LocalStaging:
     def publish(self, path: str, write: Callable[[Path], Mapping[str, str] | None]) -> tuple[Outcome, StagedFile]:
         """Create `path` with what `write` puts into a temporary file; see `Staging.publish`."""
         final = self._resolve(path)
-        temporary = self.root / _TEMPORARY / uuid.uuid4().hex
+        temporary = self.root / TEMPORARY / uuid.uuid4().hex
         with _translated(f"publishing {path} below {self.root}"):
             temporary.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -111,12 +111,14 @@ class LocalStaging:
         found = self._described(path)
         if found is None:
             raise StagingMissingError(
-                f"The staged file {path} is gone from {self.root}; restore it, or land its offsets again from Kafka."
+                f"The staged file {path} is gone from {self.root}. `eventlog fsck` says what is missing and "
+                f"`eventlog fsck --repair` makes it again where that is possible; or restore it from a copy."
             )
         if expected is not None and (found.bytes, found.sha256) != (expected.bytes, expected.sha256):
             raise StagingCorruptError(
                 f"The staged file {path} below {self.root} has {found.bytes} bytes, SHA-256 {found.sha256[:16]}..., "
-                f"but {expected.bytes} bytes, {expected.sha256[:16]}... were recorded; restore the file."
+                f"but {expected.bytes} bytes, {expected.sha256[:16]}... were recorded. No byte of it was used; "
+                f"`eventlog fsck --repair` makes it again where that is possible, or restore it from a copy."
             )
         return final
 
@@ -150,7 +152,60 @@ class LocalStaging:
         folder = self._resolve(prefix) if prefix else self.root
         with _translated(f"listing {prefix or '.'} below {self.root}"):
             found = [p.relative_to(self.root) for p in folder.rglob("*") if p.is_file()]
-        yield from sorted(str(p) for p in found if p.parts[0] != _TEMPORARY)
+        yield from sorted(str(p) for p in found if p.parts[0] not in (TEMPORARY, ASIDE))
+
+    def stored(self, prefix: str = "") -> Iterator[StoredFile]:
+        """All files below `prefix`, folder by folder; files and folders that vanish meanwhile are left out."""
+        folder = self._resolve(prefix) if prefix else self.root
+        with _translated(f"listing {prefix or '.'} below {self.root}"):
+            yield from self._walk(folder)
+
+    def _walk(self, folder: Path) -> Iterator[StoredFile]:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                if path != self.root / ASIDE:
+                    yield from self._walk(path)
+            elif entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):
+                    seen = entry.stat(follow_symlinks=False)
+                    # A link made just now changes the file's status, not its content.
+                    changed = max(seen.st_mtime_ns, seen.st_ctime_ns) // 1_000_000
+                    yield StoredFile(str(path.relative_to(self.root)), seen.st_size, changed)
+
+    def remove(self, path: str) -> bool:
+        """Remove a file; False if there was none. A loss of power may bring it back."""
+        final = self._resolve(path)
+        with _translated(f"removing {path} below {self.root}"):
+            try:
+                final.unlink()
+            except FileNotFoundError:
+                return False
+        return True
+
+    def set_aside(self, path: str, found: StagedFile) -> str | None:
+        """Move a file to a folder of its own below `.aside`, under the name of its content."""
+        final, kept = self._resolve(path), f"{ASIDE}/{path}/{found.sha256}"
+        aside = self._resolve(kept)
+        with _translated(f"setting {path} aside below {self.root}"):
+            make_folder(aside.parent, self._settled)
+            try:
+                final.rename(aside)
+            except FileNotFoundError:
+                return None
+            moved = _describe(aside, path)
+            if moved != found:
+                # Somebody was faster and has put a good file there: it goes back.
+                with contextlib.suppress(FileExistsError):
+                    os.link(aside, final)
+                aside.unlink()
+            sync_folder(final.parent)
+            sync_folder(aside.parent)
+        return kept if moved == found else None
 
     def _resolve(self, path: str) -> Path:
         parts = path.split("/")

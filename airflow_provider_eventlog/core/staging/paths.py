@@ -39,3 +39,13 @@ def part(stream: str, pipeline: str, batch_id: str, number: int, kind: str, want
 def commit(stream: str, pipeline: str, batch_id: str, number: int) -> str:
     """A generation's commit record."""
     return f"{generation(stream, pipeline, batch_id, number)}/commit.json"
+
+
+def decision(stream: str, kind: str, decision_id: str) -> str:
+    """The record of a decision about a stream."""
+    return f"{segment(stream)}/decisions/{segment(kind)}/{segment(decision_id)}.json"
+
+
+def recipe(stream: str, pipeline: str, digest: str) -> str:
+    """The declaration of a pipeline under one of its recipes."""
+    return f"{segment(stream)}/pipeline={segment(pipeline)}/recipes/{segment(digest)}.json"

@@ -38,7 +38,8 @@ def load(path: str, data: bytes, newest: int = FORMAT) -> dict[str, Any]:
         number = document["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise StagingCorruptError(
-            f"{path} is not a record of this package ({error}); restore it or re-land."
+            f"{path} is not a record of this package ({error}). `eventlog fsck --repair` makes it again where that is "
+            f"possible; or restore it."
         ) from error
     if not isinstance(number, int) or number > newest:
         raise ManifestVersionError(
@@ -46,5 +47,8 @@ def load(path: str, data: bytes, newest: int = FORMAT) -> dict[str, Any]:
         )
     record = document.get("record")
     if number < 1 or not isinstance(record, dict) or document.get("sha256") != digest(record):
-        raise StagingCorruptError(f"{path} does not match its own hash: it was cut off or edited; restore it.")
+        raise StagingCorruptError(
+            f"{path} does not match its own hash: it was cut off or edited. `eventlog fsck --repair` makes it again "
+            f"where that is possible; or restore it."
+        )
     return record

@@ -6,8 +6,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -17,12 +18,11 @@ from airflow_provider_eventlog.core.errors import (
     ContentMismatchError,
     EventLogError,
     TargetBusyError,
-    TargetHostError,
     TargetOwnedError,
     TargetUnavailableError,
 )
+from airflow_provider_eventlog.core.holdings import TargetContents
 from airflow_provider_eventlog.core.home import below
-from airflow_provider_eventlog.core.hosts import network_file_system
 from airflow_provider_eventlog.core.naming import printable, quote
 from airflow_provider_eventlog.core.protocols import (
     ApplyResult,
@@ -32,6 +32,8 @@ from airflow_provider_eventlog.core.protocols import (
     TargetState,
     TargetTable,
 )
+from airflow_provider_eventlog.core.rebuilding.table import NewTable
+from airflow_provider_eventlog.core.targets import duckdb_changes, duckdb_host
 from airflow_provider_eventlog.core.targets import duckdb_tables as tables
 from airflow_provider_eventlog.declare.outputs import DuckDB
 
@@ -58,7 +60,7 @@ class DuckDBTarget:
 
     def state(self, output: OutputId) -> TargetTable:
         """The table as this output may see it; a file that does not exist yet is an absent table, and stays so."""
-        return self._read(lambda c: tables.look(c, self._declared, output), TargetTable(TargetState.ABSENT, None, ()))
+        return self.read(lambda c: tables.look(c, self._declared, output), TargetTable(TargetState.ABSENT, None, ()))
 
     def loaded(self, output: OutputId, batch_id: str) -> LoadedBatch | None:
         """What the table holds of a batch."""
@@ -67,7 +69,59 @@ class DuckDBTarget:
             table = tables.look(connection, self._declared, output)
             return tables.loaded(connection, table.table_uuid, batch_id) if table.table_uuid else None
 
-        return self._read(ask, None)
+        return self.read(ask, None)
+
+    def contents(self, output: OutputId) -> TargetContents:
+        """What the table holds of all batches, at one moment."""
+
+        def ask(connection: duckdb.DuckDBPyConnection) -> TargetContents:
+            connection.begin()
+            table = tables.look(connection, self._declared, output)
+            if table.table_uuid is None:
+                return TargetContents((), {})
+            return tables.contents(connection, self._declared, table.table_uuid)
+
+        return self.read(ask, TargetContents((), {}))
+
+    def owner(self) -> OutputId | None:
+        """Whose the table is, or was if it is gone; None for a table that was never made, or not by this package."""
+        return self.read(lambda c: tables.owner(c, self._declared), None)
+
+    def cursor(self, output: OutputId) -> tuple[int, int] | None:
+        """(log, n) of the newest change-set that the table holds; None before the first."""
+
+        def ask(connection: duckdb.DuckDBPyConnection) -> tuple[int, int] | None:
+            table = tables.look(connection, self._declared, output)
+            at = duckdb_changes.cursor(connection, table.table_uuid) if table.table_uuid else None
+            return None if at is None else at[:2]
+
+        return self.read(ask, None)
+
+    def apply_changes(
+        self,
+        output: OutputId,
+        log: int,
+        n: int,
+        digest: str,
+        upserts: Sequence[Path],
+        deletes: Sequence[Path],
+        schema: pa.Schema,
+        key: Sequence[str],
+    ) -> ApplyResult:
+        """Apply change-set n of a log in one transaction, if the table stands at n-1; see `Target.apply_changes`."""
+        change = duckdb_changes.Change(
+            self._path, self._declared, output, (log, n, digest), upserts, deletes, schema, key
+        )
+        try:
+            result = self._with(change.run, read_only=False)
+        except duckdb.Error as error:
+            at = self.cursor(output) if change.committing else None
+            if at is None or at < (log, n):
+                raise self._unavailable(error) from error
+            result = ApplyResult(Outcome.LANDED, 0)
+        with self._reaching():
+            durable.sync_folder(self._path.parent)
+        return result
 
     def apply_rows(
         self,
@@ -77,20 +131,28 @@ class DuckDBTarget:
         digest: str,
         files: Sequence[Path],
         schema: pa.Schema,
+        *,
+        again: bool = False,
+        only: str | None = None,
     ) -> ApplyResult:
         """Make `generation` the one visible generation of the batch, in one transaction.
 
         files   parts in the schema, in order; streamed a row group at a time with their checksums verified
         schema  the columns and, if it has them, `_partition, _offset, _row`
+        again   replace the rows of the same generation too, whatever is recorded of them
+        only    the UUID of the table; TargetBusyError where another one, or none, has its name
 
         Raises ContentMismatchError, TargetSchemaError, TargetOwnedError, TargetReplacedError, StagingCorruptError.
         After a failure the table is as before. A commit whose answer is lost is settled by reading.
         """
-        load = _Load(self._declared, output, batch_id, generation, digest, tuple(files), schema)
+        load = _Load(
+            self._path, self._declared, output, batch_id, generation, digest, tuple(files), schema, again, only
+        )
         try:
             result = self._with(load.run, read_only=False)
         except duckdb.Error as error:
-            found = self.loaded(output, batch_id) if load.committing else None
+            # Of a load that is done again the record says nothing: it may be the one from before.
+            found = self.loaded(output, batch_id) if load.committing and not again else None
             if found is None or (found.generation, found.digest) != (generation, digest):
                 raise self._unavailable(error) from error
             result = ApplyResult(Outcome.LANDED, found.rows)
@@ -99,7 +161,35 @@ class DuckDBTarget:
             durable.sync_folder(self._path.parent)
         return result
 
-    def _read(self, ask: Callable[[duckdb.DuckDBPyConnection], T], absent: T) -> T:
+    def new_table(self, output: OutputId, schema: pa.Schema) -> NewTable:
+        """Look at the table, to make it anew; see `Target.new_table`."""
+        from airflow_provider_eventlog.core.targets.duckdb_rebuild import DuckDBNewTable
+
+        declared = replace(self._declared, path=str(self._path), table=f"{self._declared.table}__rebuild")
+        beside = DuckDBTarget(declared, self._path.parent, busy_timeout_s=self._timeout)
+        return DuckDBNewTable(self, self._declared, beside, declared, output, schema)
+
+    def transact(
+        self, work: Callable[[duckdb.DuckDBPyConnection], T], settle: Callable[[duckdb.DuckDBPyConnection], T | None]
+    ) -> T:
+        """Run `work` in one transaction on this host; where the answer to its commit is lost, `settle` tells.
+
+        `settle` gives what `work` gave if what it did stands, else None. Raises what both raise.
+        """
+        step = _Step(self._path, work)
+        try:
+            result = self._with(step.run, read_only=False)
+        except duckdb.Error as error:
+            found = self.read(settle, None) if step.committing else None
+            if found is None:
+                raise self._unavailable(error) from error
+            result = found
+        with self._reaching():
+            durable.sync_folder(self._path.parent)
+        return result
+
+    def read(self, ask: Callable[[duckdb.DuckDBPyConnection], T], absent: T) -> T:
+        """Ask the file, opened for reading only; `absent` if there is none."""
         if not self._path.exists():
             return absent
         try:
@@ -109,12 +199,7 @@ class DuckDBTarget:
 
     def _with(self, work: Callable[[duckdb.DuckDBPyConnection], T], *, read_only: bool) -> T:
         """Run `work` on the opened file, waiting for other holders and again after a lost race, up to the deadline."""
-        kind = network_file_system(self._path)
-        if kind is not None:
-            raise TargetHostError(
-                f"The DuckDB file {self._path} lies on a network file system ({kind}), where its locks do not hold; "
-                f"put it on a local disk."
-            )
+        duckdb_host.refuse_network(self._path)
         deadline, wait = time.monotonic() + self._timeout, _FIRST_WAIT_S
         while True:
             try:
@@ -168,11 +253,35 @@ def _is_busy(error: duckdb.Error) -> bool:
     return isinstance(error, duckdb.TransactionException) and "onflict" in text
 
 
+class _Step(Generic[T]):
+    """One transaction; `committing` tells whether its commit may have happened."""
+
+    def __init__(self, path: Path, work: Callable[[duckdb.DuckDBPyConnection], T]) -> None:
+        self.committing, self._path, self._work = False, path, work
+
+    def run(self, connection: duckdb.DuckDBPyConnection) -> T:
+        """The whole transaction, rolled back where the work raises."""
+        self.committing = False
+        connection.begin()
+        try:
+            duckdb_host.bind(connection, self._path)
+            result = self._work(connection)
+        except BaseException:
+            with suppress(duckdb.Error):
+                connection.rollback()
+            raise
+        self.committing = True
+        connection.commit()
+        self.committing = False
+        return result
+
+
 class _Load:
     """One load; `committing` tells whether its commit may have happened."""
 
     def __init__(
         self,
+        path: Path,
         declared: DuckDB,
         output: OutputId,
         batch_id: str,
@@ -180,8 +289,11 @@ class _Load:
         digest: str,
         files: tuple[Path, ...],
         schema: pa.Schema,
+        again: bool,
+        only: str | None,
     ) -> None:
-        self.committing = False
+        self.committing, self._again, self._only = False, again, only
+        self._path = path
         self._declared, self._output, self._batch = declared, output, batch_id
         self._generation, self._digest = generation, digest
         self._files, self._schema = files, schema
@@ -207,18 +319,21 @@ class _Load:
         return result
 
     def _apply(self, connection: duckdb.DuckDBPyConnection) -> ApplyResult:
+        duckdb_host.bind(connection, self._path)
         columns = tables.wanted_columns(connection, self._schema)
         table = tables.look(connection, self._declared, self._output)
+        if self._only is not None and table.table_uuid != self._only:
+            raise TargetBusyError(tables.taken_away(self._declared))
         if table.table_uuid is None:
             table_uuid = uuid.uuid4().hex
             tables.create(connection, self._declared, self._output, table_uuid, columns)
         else:
             table_uuid = table.table_uuid
-            tables.check_columns(self._declared, table, columns)
+            tables.check_columns(self._declared, self._output, table, columns)
         found = tables.loaded(connection, table_uuid, self._batch)
         if found is not None and found.generation > self._generation:
             return ApplyResult(Outcome.EXISTED, found.rows, superseded=True)
-        if found is not None and found.generation == self._generation:
+        if found is not None and found.generation == self._generation and not self._again:
             if found.digest != self._digest:
                 raise ContentMismatchError(
                     f"Table {tables.name(self._declared)} holds generation {found.generation} of batch {self._batch} "

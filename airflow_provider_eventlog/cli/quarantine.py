@@ -1,0 +1,178 @@
+"""Commands over what was stopped: quarantine list, show and export; release of a held batch."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_eventlog.cli import render
+from airflow_provider_eventlog.cli.common import UsageError, add_stores, clean, stores
+from airflow_provider_eventlog.core.naming import printable
+
+_SHOWN_BYTES = 120
+
+
+def register(commands: Any) -> None:
+    """Add quarantine and release."""
+    room = commands.add_parser("quarantine", help="what did not decode, broke a check, or has no event time")
+    kinds = room.add_subparsers(dest="what", metavar="WHAT", required=True)
+    listing = kinds.add_parser("list", help="how many rows of which batches, by reason code")
+    showing = kinds.add_parser("show", help="the rows, with their payloads")
+    export = kinds.add_parser("export", help="the rows into one file: .parquet, or .jsonl with one row a line")
+    for command, call, show in (
+        (listing, _list, _show_list),
+        (showing, _rows, _show_rows),
+        (export, _export, _show_export),
+    ):
+        _add_pipeline(command)
+        command.add_argument("--batch", metavar="ID", help="only this batch")
+        command.set_defaults(call=call, show=show)
+    for command in (showing, export):
+        command.add_argument("--reason", metavar="CODE", action="append", default=[], help="only this code; repeatable")
+    showing.add_argument("--limit", type=int, default=20, metavar="N", help="at most so many rows; default 20")
+    export.add_argument("file", metavar="FILE", help="a new file; one that exists is refused")
+    release = commands.add_parser("release", help="let a held batch pass: what passed its checks loads")
+    _add_pipeline(release)
+    release.add_argument("--batch", required=True, metavar="ID")
+    release.add_argument("--why", required=True, metavar="TEXT", help="kept with the decision")
+    release.add_argument("--who", default=None, metavar="NAME", help="default: the user of this process")
+    release.add_argument("--dry-run", action="store_true", help="print what would be released; changes nothing")
+    release.set_defaults(call=_release, show=_show_release)
+
+
+def _add_pipeline(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pipeline", required=True, metavar="NAME", help="registered name of the pipeline")
+    add_stores(parser)
+
+
+@contextmanager
+def _opened(args: argparse.Namespace, *, keep: bool = False) -> Iterator[Any]:
+    """An engine over the stores of a registered pipeline; it has no way to Kafka."""
+    from airflow_provider_eventlog.core.engine import Engine, open_ledger_at, open_staging_at
+
+    where = stores(args)
+    ledger = open_ledger_at(where["home"], where["ledger_url"], keep=keep)
+    try:
+        known = {name: json.loads(declaration) for name, _, _, declaration in ledger.pipelines()}
+        if args.pipeline not in known:
+            raise UsageError(
+                f"No pipeline {printable(args.pipeline)} is registered; known are {', '.join(known) or 'none'}."
+            )
+        root = known[args.pipeline]["stream"]["staging"] or where["staging_root"]
+        yield Engine(ledger, open_staging_at(where["home"], root), _nowhere, _nowhere)
+    finally:
+        ledger.close()
+
+
+def _nowhere(_wanted: object) -> Any:
+    raise AssertionError("this command reads ledger and staging only")
+
+
+def _list(args: argparse.Namespace) -> dict[str, Any]:
+    from airflow_provider_eventlog.core import quarantined
+
+    with _opened(args) as engine:
+        return {"pipeline": args.pipeline, "batches": quarantined.summary(engine.ledger, args.pipeline, args.batch)}
+
+
+def _rows(args: argparse.Namespace) -> dict[str, Any]:
+    from airflow_provider_eventlog.core import quarantined
+
+    if args.limit < 1:
+        raise UsageError(f"--limit {args.limit} must be at least 1.")
+    rows: list[dict[str, Any]] = []
+    with _opened(args) as engine:
+        for table in quarantined.tables(engine.ledger, engine.staging, args.pipeline, args.batch, args.reason):
+            rows += table.slice(0, args.limit - len(rows)).to_pylist()
+            if len(rows) == args.limit:
+                break
+    return {"pipeline": args.pipeline, "rows": clean(rows)}
+
+
+def _export(args: argparse.Namespace) -> dict[str, Any]:
+    from airflow_provider_eventlog.core import quarantine, quarantined
+
+    file = Path(args.file)
+    if file.suffix not in (".parquet", ".jsonl"):
+        raise UsageError(f"{printable(args.file)} must end with .parquet or .jsonl.")
+    if file.exists():
+        raise UsageError(f"{printable(args.file)} exists; name a new file.")
+    count = 0
+    with _opened(args) as engine:
+        found = quarantined.tables(engine.ledger, engine.staging, args.pipeline, args.batch, args.reason)
+        if file.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            with pq.ParquetWriter(file, quarantine.SCHEMA, write_page_checksum=True) as writer:
+                for table in found:
+                    writer.write_table(table)
+                    count += table.num_rows
+        else:
+            with file.open("x") as lines:
+                for table in found:
+                    count += table.num_rows
+                    for row in table.to_pylist():
+                        lines.write(json.dumps(clean(row), default=str) + "\n")
+    return {"pipeline": args.pipeline, "file": str(file), "rows": count}
+
+
+def _release(args: argparse.Namespace) -> dict[str, Any]:
+    from airflow_provider_eventlog.core import gate
+
+    with _opened(args, keep=not args.dry_run) as engine:
+        who = args.who or getpass.getuser()
+        return gate.release(engine, args.pipeline, args.batch, who=who, why=args.why, keep=not args.dry_run)
+
+
+def _show_list(document: dict[str, Any]) -> None:
+    render.table(
+        ["batch", "gen", "state", "rows", "by code"],
+        [
+            [
+                b["batch_id"],
+                b["generation"],
+                b["state"],
+                b["rows"],
+                ", ".join(f"{n} {c}" for c, n in b["codes"].items()),
+            ]
+            for b in document["batches"]
+        ],
+        title=f"{document['pipeline']}: {sum(b['rows'] for b in document['batches']):,} rows in quarantine",
+    )
+
+
+def _show_rows(document: dict[str, Any]) -> None:
+    render.table(
+        ["batch", "partition", "offset", "row", "code", "check", "reason", "value"],
+        [
+            [
+                r["batch_id"],
+                r["_partition"],
+                r["_offset"],
+                None if r["_row"] < 0 else r["_row"],
+                r["code"],
+                r["check"] or None,
+                r["reason"],
+                printable(r["value"], _SHOWN_BYTES),
+            ]
+            for r in document["rows"]
+        ],
+    )
+
+
+def _show_export(document: dict[str, Any]) -> None:
+    print(f"{document['rows']:,} rows of {document['pipeline']} written to {document['file']}")
+
+
+def _show_release(document: dict[str, Any]) -> None:
+    stopped = sum(document["quarantine"].values())
+    print(
+        f"batch {document['batch_id']}, generation {document['generation']}: "
+        f"{'released' if document['kept'] else 'would be released (dry run)'}; {stopped:,} quarantined rows stay where "
+        f"they are. Clear the run's validate task, or run the same command again, to load the rest."
+    )

@@ -1,0 +1,54 @@
+"""Folds: the numbered steps of an output's windows, over an open connection."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from sqlalchemy import Connection, func, select
+
+from airflow_provider_eventlog.core.errors import AccountingError
+from airflow_provider_eventlog.core.ledger import rivals, rows
+from airflow_provider_eventlog.core.ledger.schema import fold, fold_log
+from airflow_provider_eventlog.core.protocols import FoldLog, FoldRecord
+
+
+def open_log(connection: Connection, log: FoldLog) -> FoldLog:
+    """Open a log once; the one that stands under its number."""
+    rivals.add(connection, fold_log, [dataclasses.asdict(log)])
+    return next(one for one in logs(connection, log.pipeline, log.output) if one.log == log.log)
+
+
+def logs(connection: Connection, pipeline: str, output: str) -> tuple[FoldLog, ...]:
+    """An output's logs in order."""
+    query = select(fold_log).where(fold_log.c.pipeline == pipeline, fold_log.c.output == output)
+    return tuple(FoldLog(**row) for row in connection.execute(query.order_by(fold_log.c.log)).mappings())
+
+
+def record(connection: Connection, made: FoldRecord) -> FoldRecord:
+    """Record fold n once, if n is the next; the one that stands at n. Raises AccountingError, KeyError."""
+    of_log = (fold.c.pipeline == made.pipeline, fold.c.output == made.output, fold.c.log == made.log)
+    if all(one.log != made.log for one in logs(connection, made.pipeline, made.output)):
+        raise KeyError((made.pipeline, made.output, made.log))
+    newest: int = connection.execute(select(func.coalesce(func.max(fold.c.n), 0)).where(*of_log)).scalar_one()
+    where = f"Fold {made.n} of output {made.output!r} of pipeline {made.pipeline!r}"
+    if not 1 <= made.n <= newest + 1:
+        raise AccountingError(f"{where} leaves a gap: the newest is {newest}.")
+    if made.n == newest + 1:
+        rivals.add(connection, fold, [rows.fold_row(made)])
+    standing = connection.execute(select(fold).where(*of_log, fold.c.n == made.n)).mappings().one_or_none()
+    if standing is None:
+        raise AccountingError(f"{where} takes batch {made.batch_id}, which an earlier fold of the log has taken.")
+    return rows.fold_of(standing)
+
+
+def after(connection: Connection, pipeline: str, output: str, log: int, n: int) -> tuple[FoldRecord, ...]:
+    """Folds of a log with a number above n, in order."""
+    query = select(fold).where(fold.c.pipeline == pipeline, fold.c.output == output, fold.c.log == log, fold.c.n > n)
+    return tuple(rows.fold_of(row) for row in connection.execute(query.order_by(fold.c.n)).mappings())
+
+
+def last(connection: Connection, pipeline: str, output: str, log: int) -> FoldRecord | None:
+    """The newest fold of a log."""
+    query = select(fold).where(fold.c.pipeline == pipeline, fold.c.output == output, fold.c.log == log)
+    row = connection.execute(query.order_by(fold.c.n.desc()).limit(1)).mappings().first()
+    return None if row is None else rows.fold_of(row)

@@ -1,0 +1,81 @@
+"""Which generation of a batch a run takes: the one that has its inputs, or the next number.
+
+Inputs are the recipe and the batch, whose slices are frozen. A run that recomputes has its own key in them too where
+there is a generation with equal inputs already: it gets one of its own, which its retries and clears find again and no
+other run shares. That is written down as a decision, since neither recipe nor slices tell of it afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from airflow_provider_eventlog.core.offsets import BatchPlan
+from airflow_provider_eventlog.core.protocols import Decision, PlanningTransaction
+from airflow_provider_eventlog.core.staging.records import digest
+
+RECOMPUTE = "recompute"
+
+
+def inputs(recipe: str, batch: BatchPlan, run_key: str | None = None) -> str:
+    """Digest of what a generation is made from; `run_key` is of the run that recomputes."""
+    made = [recipe, batch.batch_id, [str(r) for r in batch.slices]]
+    return digest(made if run_key is None else [*made, run_key])
+
+
+@dataclass(frozen=True, slots=True)
+class Generations:
+    """Finds and allocates the generations of one run, inside its planning transaction.
+
+    recipe     the pipeline's
+    recompute  whether the run asked for new generations
+    bound      generations that the run was bound to before, by batch
+    now        milliseconds since 1970 UTC, for decisions
+    """
+
+    tx: PlanningTransaction
+    pipeline: str
+    recipe: str
+    run_key: str
+    recompute: bool
+    bound: Mapping[str, int]
+    now: int
+
+    def missing(self, batch: BatchPlan) -> bool:
+        """Whether the run would get a new generation of the batch."""
+        return self.tx.allocated(self.pipeline, batch.batch_id, self._inputs(batch)) is None
+
+    def allocate(self, batch: BatchPlan) -> int:
+        """The run's generation of a batch; one that is computed anew is decided in the same transaction."""
+        wanted = self._inputs(batch)
+        known = self.tx.allocated(self.pipeline, batch.batch_id, wanted)
+        if known is not None:
+            return known
+        number = self.tx.allocate(self.pipeline, batch.batch_id, self.recipe, wanted)
+        if wanted != inputs(self.recipe, batch):
+            self.tx.decide(self._decision(batch, number, wanted))
+        return number
+
+    def _inputs(self, batch: BatchPlan) -> str:
+        plain = inputs(self.recipe, batch)
+        if not self.recompute:
+            return plain
+        own = inputs(self.recipe, batch, self.run_key)
+        if self.tx.allocated(self.pipeline, batch.batch_id, own) is not None:
+            return own
+        number = self.tx.allocated(self.pipeline, batch.batch_id, plain)
+        # Without equal inputs nothing is computed anew, nor by a later attempt of the run that was the first.
+        return plain if number is None or number == self.bound.get(batch.batch_id) else own
+
+    def _decision(self, batch: BatchPlan, number: int, wanted: str) -> Decision:
+        return Decision(
+            kind=RECOMPUTE,
+            stream=batch.stream,
+            epoch=batch.epoch,
+            pipeline=self.pipeline,
+            batch_id=batch.batch_id,
+            who=f"run {self.run_key}",
+            why="the run asked for a new generation of what was computed before",
+            at=self.now,
+            payload={"generation": number, "recipe": self.recipe, "inputs": wanted, "run": self.run_key},
+        )

@@ -1,0 +1,146 @@
+"""Change-sets on a DuckDB table: applied in the order of their numbers, each one transaction with its number."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from airflow_provider_eventlog.core import partfile
+from airflow_provider_eventlog.core.errors import ContentMismatchError, EventLogError, NotReadyError
+from airflow_provider_eventlog.core.naming import quote
+from airflow_provider_eventlog.core.protocols import ApplyResult, Outcome, OutputId
+from airflow_provider_eventlog.core.targets import duckdb_host
+from airflow_provider_eventlog.core.targets import duckdb_tables as tables
+from airflow_provider_eventlog.declare.outputs import DuckDB
+
+_CURSOR = """
+    CREATE TABLE IF NOT EXISTS main._eventlog_fold (
+        table_uuid VARCHAR NOT NULL, log BIGINT NOT NULL, n BIGINT NOT NULL, digest VARCHAR NOT NULL)
+"""
+
+
+def cursor(connection: duckdb.DuckDBPyConnection, table_uuid: str) -> tuple[int, int, str] | None:
+    """(log, n, digest) of the newest change-set in the table; None before the first."""
+    if tables.relation(connection, "main", "_eventlog_fold") is None:
+        return None
+    rows = connection.execute(
+        "SELECT log, n, digest FROM main._eventlog_fold WHERE table_uuid = ?", [table_uuid]
+    ).fetchall()
+    return (int(rows[0][0]), int(rows[0][1]), str(rows[0][2])) if rows else None
+
+
+class Change:
+    """One change-set on its way into the table; `committing` tells whether its commit may have happened."""
+
+    def __init__(
+        self,
+        path: Path,
+        declared: DuckDB,
+        output: OutputId,
+        step: tuple[int, int, str],
+        upserts: Sequence[Path],
+        deletes: Sequence[Path],
+        schema: pa.Schema,
+        key: Sequence[str],
+    ) -> None:
+        self.committing = False
+        self.step = step
+        self._path, self._declared, self._output = path, declared, output
+        self._upserts, self._deletes = tuple(upserts), tuple(deletes)
+        self._schema, self._key = schema, tuple(key)
+        self._broken: EventLogError | None = None
+
+    def run(self, connection: duckdb.DuckDBPyConnection) -> ApplyResult:
+        """The whole transaction; rolled back on every way out but the last."""
+        self.committing = False
+        connection.execute("SET TimeZone = 'UTC'").fetchall()
+        connection.begin()
+        try:
+            result = self._apply(connection)
+        except BaseException:
+            with suppress(duckdb.Error):
+                connection.rollback()
+            raise
+        if result.outcome is Outcome.LANDED:
+            self.committing = True
+            connection.commit()
+            self.committing = False
+        else:
+            connection.rollback()
+        return result
+
+    def _apply(self, connection: duckdb.DuckDBPyConnection) -> ApplyResult:
+        duckdb_host.bind(connection, self._path)
+        connection.execute(_CURSOR).fetchall()
+        columns = tables.wanted_columns(connection, self._schema, ())
+        table = tables.look(connection, self._declared, self._output)
+        table_uuid = table.table_uuid
+        if table_uuid is None:
+            table_uuid = uuid.uuid4().hex
+            tables.create(connection, self._declared, self._output, table_uuid, columns)
+        else:
+            tables.check_columns(self._declared, self._output, table, columns)
+        log, n, digest = self.step
+        at = cursor(connection, table_uuid)
+        if at is not None and (at[0], at[1]) >= (log, n):
+            if at[:2] == (log, n) and at[2] != digest:
+                raise ContentMismatchError(
+                    f"Table {tables.name(self._declared)} has another change-set {n} of log {log} ({at[2][:16]}) than "
+                    f"this one ({digest[:16]}). Nothing was moved; rebuild the target."
+                )
+            return ApplyResult(Outcome.EXISTED, 0, superseded=at[:2] != (log, n))
+        before = at[1] if at is not None and at[0] == log else 0
+        if n != before + 1:
+            raise NotReadyError(
+                f"Table {tables.name(self._declared)} stands at change-set {before} of log {log} and cannot take {n}: "
+                f"the ones between come first. Nothing was moved."
+            )
+        if n == 1:
+            connection.execute(f"DELETE FROM {tables.name(self._declared)}").fetchall()  # noqa: S608 - quoted name
+        rows = self._change(connection, [name for name, _ in columns])
+        connection.execute("DELETE FROM main._eventlog_fold WHERE table_uuid = ?", [table_uuid]).fetchall()
+        connection.execute(
+            "INSERT INTO main._eventlog_fold VALUES (?, ?, ?, ?)", [table_uuid, log, n, digest]
+        ).fetchall()
+        return ApplyResult(Outcome.LANDED, rows)
+
+    def _change(self, connection: duckdb.DuckDBPyConnection, names: list[str]) -> int:
+        target = tables.name(self._declared)
+        same = " AND ".join(f"t.{quote(name)} IS NOT DISTINCT FROM k.{quote(name)}" for name in self._key)
+        keys = ", ".join(quote(name) for name in self._key)
+        key_schema = pa.schema([self._schema.field(name) for name in self._key])
+        for files, schema in ((self._deletes, key_schema), (self._upserts, self._schema)):
+            self._register(connection, files, schema)
+            self._execute(
+                connection,
+                f"DELETE FROM {target} t USING (SELECT DISTINCT {keys} FROM _eventlog_changes) k WHERE {same}",  # noqa: S608
+            )
+        self._register(connection, self._upserts, self._schema)
+        columns = ", ".join(quote(name) for name in names)
+        return self._execute(connection, f"INSERT INTO {target} ({columns}) SELECT {columns} FROM _eventlog_changes")  # noqa: S608
+
+    def _register(self, connection: duckdb.DuckDBPyConnection, files: tuple[Path, ...], schema: pa.Schema) -> None:
+        connection.register(
+            "_eventlog_changes", pa.RecordBatchReader.from_batches(schema, self._batches(files, schema))
+        )
+
+    def _execute(self, connection: duckdb.DuckDBPyConnection, statement: str) -> int:
+        try:
+            return int(connection.execute(statement).fetchall()[0][0])
+        except duckdb.Error:
+            if self._broken is not None:
+                raise self._broken from None
+            raise
+
+    def _batches(self, files: tuple[Path, ...], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        # The engine turns what is raised here into an error of its own; keep ours.
+        try:
+            yield from partfile.iter_batches(files, schema)
+        except EventLogError as error:
+            self._broken = error
+            raise
