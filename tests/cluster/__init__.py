@@ -1,0 +1,1 @@
+"""Three real brokers behind proxies, and what is done to them."""
