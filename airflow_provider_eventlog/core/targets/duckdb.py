@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import duckdb
 import pyarrow as pa
 
-from airflow_provider_eventlog.core import durable, partfile
+from airflow_provider_eventlog.core import durable
 from airflow_provider_eventlog.core.errors import (
     ContentMismatchError,
     EventLogError,
@@ -35,6 +35,7 @@ from airflow_provider_eventlog.core.protocols import (
 from airflow_provider_eventlog.core.rebuilding.table import NewTable
 from airflow_provider_eventlog.core.targets import duckdb_changes, duckdb_host
 from airflow_provider_eventlog.core.targets import duckdb_tables as tables
+from airflow_provider_eventlog.core.targets.duckdb_transaction import Feed, Transaction
 from airflow_provider_eventlog.declare.outputs import DuckDB
 
 T = TypeVar("T")
@@ -109,13 +110,12 @@ class DuckDBTarget:
         key: Sequence[str],
     ) -> ApplyResult:
         """Apply change-set n of a log in one transaction, if the table stands at n-1; see `Target.apply_changes`."""
-        change = duckdb_changes.Change(
-            self._path, self._declared, output, (log, n, digest), upserts, deletes, schema, key
-        )
+        change = duckdb_changes.Change(self._declared, output, (log, n, digest), upserts, deletes, schema, key)
+        step = Transaction(self._path, change.apply)
         try:
-            result = self._with(change.run, read_only=False)
+            result = self._with(step.run, read_only=False)
         except duckdb.Error as error:
-            at = self.cursor(output) if change.committing else None
+            at = self.cursor(output) if step.committing else None
             if at is None or at < (log, n):
                 raise self._unavailable(error) from error
             result = ApplyResult(Outcome.LANDED, 0)
@@ -145,14 +145,13 @@ class DuckDBTarget:
         Raises ContentMismatchError, TargetSchemaError, TargetOwnedError, TargetReplacedError, StagingCorruptError.
         After a failure the table is as before. A commit whose answer is lost is settled by reading.
         """
-        load = _Load(
-            self._path, self._declared, output, batch_id, generation, digest, tuple(files), schema, again, only
-        )
+        load = _Load(self._declared, output, batch_id, generation, digest, tuple(files), schema, again, only)
+        step = Transaction(self._path, load.apply)
         try:
-            result = self._with(load.run, read_only=False)
+            result = self._with(step.run, read_only=False)
         except duckdb.Error as error:
             # Of a load that is done again the record says nothing: it may be the one from before.
-            found = self.loaded(output, batch_id) if load.committing and not again else None
+            found = self.loaded(output, batch_id) if step.committing and not again else None
             if found is None or (found.generation, found.digest) != (generation, digest):
                 raise self._unavailable(error) from error
             result = ApplyResult(Outcome.LANDED, found.rows)
@@ -176,7 +175,7 @@ class DuckDBTarget:
 
         `settle` gives what `work` gave if what it did stands, else None. Raises what both raise.
         """
-        step = _Step(self._path, work)
+        step = Transaction(self._path, work)
         try:
             result = self._with(step.run, read_only=False)
         except duckdb.Error as error:
@@ -253,35 +252,11 @@ def _is_busy(error: duckdb.Error) -> bool:
     return isinstance(error, duckdb.TransactionException) and "onflict" in text
 
 
-class _Step(Generic[T]):
-    """One transaction; `committing` tells whether its commit may have happened."""
-
-    def __init__(self, path: Path, work: Callable[[duckdb.DuckDBPyConnection], T]) -> None:
-        self.committing, self._path, self._work = False, path, work
-
-    def run(self, connection: duckdb.DuckDBPyConnection) -> T:
-        """The whole transaction, rolled back where the work raises."""
-        self.committing = False
-        connection.begin()
-        try:
-            duckdb_host.bind(connection, self._path)
-            result = self._work(connection)
-        except BaseException:
-            with suppress(duckdb.Error):
-                connection.rollback()
-            raise
-        self.committing = True
-        connection.commit()
-        self.committing = False
-        return result
-
-
 class _Load:
-    """One load; `committing` tells whether its commit may have happened."""
+    """One load, as the work of a transaction."""
 
     def __init__(
         self,
-        path: Path,
         declared: DuckDB,
         output: OutputId,
         batch_id: str,
@@ -292,34 +267,13 @@ class _Load:
         again: bool,
         only: str | None,
     ) -> None:
-        self.committing, self._again, self._only = False, again, only
-        self._path = path
+        self._again, self._only = again, only
         self._declared, self._output, self._batch = declared, output, batch_id
         self._generation, self._digest = generation, digest
         self._files, self._schema = files, schema
-        self._broken: EventLogError | None = None
 
-    def run(self, connection: duckdb.DuckDBPyConnection) -> ApplyResult:
-        """The whole transaction; rolled back on every way out but the last."""
-        self.committing = False
-        connection.execute("SET TimeZone = 'UTC'").fetchall()
-        connection.begin()
-        try:
-            result = self._apply(connection)
-        except BaseException:
-            with suppress(duckdb.Error):
-                connection.rollback()
-            raise
-        if result.outcome is Outcome.LANDED:
-            self.committing = True
-            connection.commit()
-            self.committing = False
-        else:
-            connection.rollback()
-        return result
-
-    def _apply(self, connection: duckdb.DuckDBPyConnection) -> ApplyResult:
-        duckdb_host.bind(connection, self._path)
+    def apply(self, connection: duckdb.DuckDBPyConnection) -> ApplyResult:
+        """Take the place of an earlier generation; EXISTED where there is nothing to do."""
         columns = tables.wanted_columns(connection, self._schema)
         table = tables.look(connection, self._declared, self._output)
         if self._only is not None and table.table_uuid != self._only:
@@ -350,22 +304,10 @@ class _Load:
         connection.execute(f"DELETE FROM {target} WHERE _batch_id = ?", [self._batch]).fetchall()  # noqa: S608
         names = ", ".join(quote(name) for name in columns)
         values = ", ".join("?" if name == "_batch_id" else quote(name) for name in columns)
-        connection.register("_eventlog_parts", pa.RecordBatchReader.from_batches(self._schema, self._batches()))
-        try:
-            counted = connection.execute(
-                f"INSERT INTO {target} ({names}) SELECT {values} FROM _eventlog_parts",  # noqa: S608 - quoted names
-                [self._batch],
-            ).fetchall()
-        except duckdb.Error:
-            if self._broken is not None:
-                raise self._broken from None
-            raise
-        return int(counted[0][0])
-
-    def _batches(self) -> Iterator[pa.RecordBatch]:
-        # The engine turns what is raised here into an error of its own; keep ours.
-        try:
-            yield from partfile.iter_batches(self._files, self._schema)
-        except EventLogError as error:
-            self._broken = error
-            raise
+        feed = Feed("_eventlog_parts")
+        feed.show(connection, self._files, self._schema)
+        return feed.execute(
+            connection,
+            f"INSERT INTO {target} ({names}) SELECT {values} FROM {feed.name}",  # noqa: S608 - quoted names
+            [self._batch],
+        )

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
-from airflow_provider_eventlog.core import partfile
-from airflow_provider_eventlog.core.errors import ContentMismatchError, EventLogError, NotReadyError
+from airflow_provider_eventlog.core.errors import ContentMismatchError, NotReadyError
 from airflow_provider_eventlog.core.naming import quote
 from airflow_provider_eventlog.core.protocols import ApplyResult, Outcome, OutputId
-from airflow_provider_eventlog.core.targets import duckdb_host
 from airflow_provider_eventlog.core.targets import duckdb_tables as tables
+from airflow_provider_eventlog.core.targets.duckdb_transaction import Feed
 from airflow_provider_eventlog.declare.outputs import DuckDB
 
 _CURSOR = """
@@ -35,11 +33,10 @@ def cursor(connection: duckdb.DuckDBPyConnection, table_uuid: str) -> tuple[int,
 
 
 class Change:
-    """One change-set on its way into the table; `committing` tells whether its commit may have happened."""
+    """One change-set on its way into the table, as the work of a transaction."""
 
     def __init__(
         self,
-        path: Path,
         declared: DuckDB,
         output: OutputId,
         step: tuple[int, int, str],
@@ -48,34 +45,14 @@ class Change:
         schema: pa.Schema,
         key: Sequence[str],
     ) -> None:
-        self.committing = False
         self.step = step
-        self._path, self._declared, self._output = path, declared, output
+        self._declared, self._output = declared, output
         self._upserts, self._deletes = tuple(upserts), tuple(deletes)
         self._schema, self._key = schema, tuple(key)
-        self._broken: EventLogError | None = None
+        self._feed = Feed("_eventlog_changes")
 
-    def run(self, connection: duckdb.DuckDBPyConnection) -> ApplyResult:
-        """The whole transaction; rolled back on every way out but the last."""
-        self.committing = False
-        connection.execute("SET TimeZone = 'UTC'").fetchall()
-        connection.begin()
-        try:
-            result = self._apply(connection)
-        except BaseException:
-            with suppress(duckdb.Error):
-                connection.rollback()
-            raise
-        if result.outcome is Outcome.LANDED:
-            self.committing = True
-            connection.commit()
-            self.committing = False
-        else:
-            connection.rollback()
-        return result
-
-    def _apply(self, connection: duckdb.DuckDBPyConnection) -> ApplyResult:
-        duckdb_host.bind(connection, self._path)
+    def apply(self, connection: duckdb.DuckDBPyConnection) -> ApplyResult:
+        """Move the table from n-1 to n; EXISTED where it is there already."""
         connection.execute(_CURSOR).fetchall()
         columns = tables.wanted_columns(connection, self._schema, ())
         table = tables.look(connection, self._declared, self._output)
@@ -115,32 +92,14 @@ class Change:
         keys = ", ".join(quote(name) for name in self._key)
         key_schema = pa.schema([self._schema.field(name) for name in self._key])
         for files, schema in ((self._deletes, key_schema), (self._upserts, self._schema)):
-            self._register(connection, files, schema)
-            self._execute(
+            self._feed.show(connection, files, schema)
+            self._feed.execute(
                 connection,
-                f"DELETE FROM {target} t USING (SELECT DISTINCT {keys} FROM _eventlog_changes) k WHERE {same}",  # noqa: S608
+                f"DELETE FROM {target} t USING (SELECT DISTINCT {keys} FROM {self._feed.name}) k WHERE {same}",  # noqa: S608
             )
-        self._register(connection, self._upserts, self._schema)
+        self._feed.show(connection, self._upserts, self._schema)
         columns = ", ".join(quote(name) for name in names)
-        return self._execute(connection, f"INSERT INTO {target} ({columns}) SELECT {columns} FROM _eventlog_changes")  # noqa: S608
-
-    def _register(self, connection: duckdb.DuckDBPyConnection, files: tuple[Path, ...], schema: pa.Schema) -> None:
-        connection.register(
-            "_eventlog_changes", pa.RecordBatchReader.from_batches(schema, self._batches(files, schema))
+        return self._feed.execute(
+            connection,
+            f"INSERT INTO {target} ({columns}) SELECT {columns} FROM {self._feed.name}",  # noqa: S608
         )
-
-    def _execute(self, connection: duckdb.DuckDBPyConnection, statement: str) -> int:
-        try:
-            return int(connection.execute(statement).fetchall()[0][0])
-        except duckdb.Error:
-            if self._broken is not None:
-                raise self._broken from None
-            raise
-
-    def _batches(self, files: tuple[Path, ...], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        # The engine turns what is raised here into an error of its own; keep ours.
-        try:
-            yield from partfile.iter_batches(files, schema)
-        except EventLogError as error:
-            self._broken = error
-            raise
