@@ -203,7 +203,7 @@ def test_stages_in_the_wrong_order_wait_for_the_right_one(bench: Bench) -> None:
                 stage()
         with pytest.raises(RunNotPlannedError, match="1 groups"):
             stages.land(engine, pipeline, "r", 7)
-    assert bench.staged() == {}
+    assert [name for name in bench.staged() if "/recipes/" not in name] == []
     assert not (bench.home / "out.duckdb").exists()
 
 

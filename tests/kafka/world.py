@@ -172,10 +172,10 @@ class World:
         return found
 
     def files(self) -> list[str]:
-        """What is visible in staging."""
+        """What is visible in staging of records: the declaration that plan keeps there is none."""
         root = self.home / "eventlog" / "staging"
         found = (str(f.relative_to(root)) for f in root.rglob("*") if f.is_file())
-        return sorted(name for name in found if ".eventlog" not in name)
+        return sorted(name for name in found if ".eventlog" not in name and "/recipes/" not in name)
 
     def rows(self, batch: BatchPlan) -> dict[tuple[int, int], dict[str, Any]]:
         """The raw rows of a batch's files by partition and offset; each once, in order, and none outside its slice."""

@@ -64,5 +64,8 @@ def test_contained_names_in_sql() -> None:
             ):
                 building.add(file.relative_to(PACKAGE).as_posix())
     assert building
+    # Windows have one module for the names in their SQL, which quotes them.
+    quoting = ("naming import", "windows.frames import")
     for name in building:
-        assert "naming import" in (PACKAGE / name).read_text(), name
+        assert any(words in (PACKAGE / name).read_text() for words in quoting), name
+    assert "naming import" in (PACKAGE / "core/windows/frames.py").read_text()
