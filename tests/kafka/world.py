@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from confluent_kafka.cimpl import NewPartitions
 
 from airflow_provider_eventlog.core import rawfile, stages
 from airflow_provider_eventlog.core.engine import Engine, open_engine
+from airflow_provider_eventlog.core.errors import TopicNotFoundError
 from airflow_provider_eventlog.core.kafka.admin import TopicAdmin
 from airflow_provider_eventlog.core.kafka.producer import Record, produce
 from airflow_provider_eventlog.core.kafka.source import KafkaSource
@@ -108,8 +110,14 @@ class Topic:
     def create(self, partitions: int = 1, config: Mapping[str, str] | None = None) -> None:
         """Create it anew; nothing is known of what it held before."""
         TopicAdmin(self.settings).create(self.name, partitions, config=config)
-        until("the topic is there", lambda: len(self.source().log_ends()) == partitions)
+        until("the topic is there", lambda: self._partitions() == partitions)
         self.sent.clear()
+
+    def _partitions(self) -> int:
+        # A broker that has not heard of the topic yet answers that there is none.
+        with contextlib.suppress(TopicNotFoundError):
+            return len(self.source().log_ends())
+        return 0
 
 
 class Halfway(KafkaSource):
