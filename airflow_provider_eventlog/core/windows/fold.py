@@ -54,7 +54,9 @@ def nothing(wanted: pa.Table) -> pa.Table:
 class Past:
     """What earlier folds of the log have left; asked only where state and partial results do not suffice.
 
-    rows    typed rows that were folded, without those that went to the late output (`late.without_late`)
+    rows    typed rows that were folded. For sessions without those that went to the late output
+            (`lookups.without_late`); for fixed and sliding windows all: a row that is late for one window counts in
+            another, and a window that is still open has had no late row
     closed  final windows as `Folded.closed` tables left them (`state.newest_closed`); asked by amending folds only
     """
 

@@ -138,7 +138,9 @@ def run(
 
         def old_rows(wanted: pa.Table, events: tuple[Event, ...] = tuple(before)) -> pa.Table:
             rows = table(events)
-            return lookups.without_late(connection, rows, pa.concat_tables(lost)) if lost else rows
+            if plan.grid is not None or not lost:
+                return rows
+            return lookups.without_late(connection, rows, pa.concat_tables(lost))
 
         def old_windows(wanted: pa.Table) -> pa.Table:
             return state.newest_closed(connection, plan, closed)
