@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 from datetime import UTC, datetime
 from typing import Any
 
 from airflow_provider_eventlog.cli import render
-from airflow_provider_eventlog.cli.common import add_client, add_pipeline, add_stores, instant, load_pipeline
+from airflow_provider_eventlog.cli.common import (
+    add_client,
+    add_decision,
+    add_pipeline,
+    add_stores,
+    instant,
+    load_pipeline,
+    who,
+)
 from airflow_provider_eventlog.cli.pipelines import engine_of
 from airflow_provider_eventlog.core.errors import RequestError
 from airflow_provider_eventlog.core.naming import printable
@@ -30,8 +37,7 @@ def register(commands: Any) -> None:
         metavar="WHERE",
         help="earliest, latest, an ISO time, offsets as PARTITION:OFFSET[,...], or group:NAME",
     )
-    command.add_argument("--why", required=True, metavar="TEXT", help="kept with the decision")
-    command.add_argument("--who", default=None, metavar="NAME", help="default: the user of this process")
+    add_decision(command)
     command.add_argument("--dry-run", action="store_true", help="print what would be adopted; changes nothing")
     add_client(command)
     add_stores(command)
@@ -42,9 +48,8 @@ def _adopt(args: argparse.Namespace) -> dict[str, Any]:
     from airflow_provider_eventlog.core.adopting import adopt
 
     start, pipeline = start_of(args.start), load_pipeline(args.pipeline)
-    who = args.who or getpass.getuser()
     with engine_of(args, pipeline, keep=not args.dry_run) as engine:
-        return adopt(engine, pipeline.stream, start, who=who, why=args.why, keep=not args.dry_run)
+        return adopt(engine, pipeline.stream, start, who=who(args), why=args.why, keep=not args.dry_run)
 
 
 def start_of(text: str) -> str | datetime | dict[int, int] | FromGroup:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import configparser
+import getpass
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -49,6 +51,22 @@ def add_stores(parser: argparse.ArgumentParser) -> None:
 def add_pipeline(parser: argparse.ArgumentParser) -> None:
     """Which pipeline."""
     parser.add_argument("--pipeline", required=True, metavar="FILE.py:VARIABLE", help="where the pipeline is declared")
+
+
+def add_decision(parser: argparse.ArgumentParser) -> None:
+    """Who decides, and why; both are kept with the decision."""
+    parser.add_argument("--why", required=True, metavar="TEXT", help="kept with the decision")
+    add_who(parser)
+
+
+def add_who(parser: argparse.ArgumentParser) -> None:
+    """Who decides, for the decisions' records."""
+    parser.add_argument("--who", metavar="NAME", help="for the decisions' records; default: this process's user")
+
+
+def who(args: argparse.Namespace) -> str:
+    """Who decides."""
+    return args.who or getpass.getuser()
 
 
 def client_settings(args: argparse.Namespace, conn_id: str) -> dict[str, Any]:
@@ -109,6 +127,15 @@ def _configured(args: argparse.Namespace, option: str) -> str | None:
         file.read(os.environ.get("AIRFLOW_CONFIG") or home() / "airflow.cfg")
         value = file.get("eventlog", option, fallback="")
     return value.strip() or None
+
+
+def registered(ledger: Any, name: str) -> dict[str, Any]:
+    """The declaration of a registered pipeline; raises UsageError that names the known ones."""
+    known = {one: declaration for one, _, _, declaration in ledger.pipelines()}
+    if name not in known:
+        raise UsageError(f"No pipeline {printable(name)} is registered; known are {', '.join(known) or 'none'}.")
+    declaration: dict[str, Any] = json.loads(known[name])
+    return declaration
 
 
 def load_pipeline(reference: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import threading
 from collections import Counter
 from typing import Any
@@ -13,9 +12,11 @@ from airflow_provider_eventlog.cli.common import (
     UsageError,
     add_client,
     add_stores,
+    add_who,
     client_settings,
     load_pipeline,
     stores,
+    who,
 )
 from airflow_provider_eventlog.cli.pipelines import interruptible
 
@@ -52,7 +53,7 @@ def register(commands: Any) -> None:
     gc.set_defaults(call=_gc, show=_show_gc)
     for command in (fsck, gc):
         command.add_argument("--stream", metavar="NAME", action="append", help="only this stream; default: all")
-        command.add_argument("--who", metavar="NAME", help="for the decisions' records; default: this process's user")
+        add_who(command)
         add_stores(command)
 
 
@@ -106,7 +107,7 @@ def _fsck(args: argparse.Namespace) -> dict[str, Any]:
                         dry_run=args.dry_run,
                         pipelines=[p for p in given if p.stream.name == name],
                         restore=[batch_id for batch_id in args.restore if homes[batch_id] == name],
-                        who=args.who or getpass.getuser(),
+                        who=who(args),
                     )
                 )
     return {
@@ -181,8 +182,7 @@ def _gc(args: argparse.Namespace) -> dict[str, Any]:
     cancel = threading.Event()
     # One ledger has one staging root, whichever stream it is opened for.
     with interruptible(cancel), _open(args, next(iter(streams.values())), cancel=cancel) as engine:
-        who = args.who or getpass.getuser()
-        found = gc.collect(engine, streams=list(streams), grace_ms=grace, dry_run=args.dry_run, who=who)
+        found = gc.collect(engine, streams=list(streams), grace_ms=grace, dry_run=args.dry_run, who=who(args))
     return {**found, "grace_ms": grace}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_eventlog.cli import render
-from airflow_provider_eventlog.cli.common import UsageError, add_stores, clean, stores
+from airflow_provider_eventlog.cli.common import UsageError, add_decision, add_stores, clean, registered, stores, who
 from airflow_provider_eventlog.core.naming import printable
 
 _SHOWN_BYTES = 120
@@ -39,8 +38,7 @@ def register(commands: Any) -> None:
     release = commands.add_parser("release", help="let a held batch pass: what passed its checks loads")
     _add_pipeline(release)
     release.add_argument("--batch", required=True, metavar="ID")
-    release.add_argument("--why", required=True, metavar="TEXT", help="kept with the decision")
-    release.add_argument("--who", default=None, metavar="NAME", help="default: the user of this process")
+    add_decision(release)
     release.add_argument("--dry-run", action="store_true", help="print what would be released; changes nothing")
     release.set_defaults(call=_release, show=_show_release)
 
@@ -58,12 +56,7 @@ def _opened(args: argparse.Namespace, *, keep: bool = False) -> Iterator[Any]:
     where = stores(args)
     ledger = open_ledger_at(where["home"], where["ledger_url"], keep=keep)
     try:
-        known = {name: json.loads(declaration) for name, _, _, declaration in ledger.pipelines()}
-        if args.pipeline not in known:
-            raise UsageError(
-                f"No pipeline {printable(args.pipeline)} is registered; known are {', '.join(known) or 'none'}."
-            )
-        root = known[args.pipeline]["stream"]["staging"] or where["staging_root"]
+        root = registered(ledger, args.pipeline)["stream"]["staging"] or where["staging_root"]
         yield Engine(ledger, open_staging_at(where["home"], root), _nowhere, _nowhere)
     finally:
         ledger.close()
@@ -125,8 +118,7 @@ def _release(args: argparse.Namespace) -> dict[str, Any]:
     from airflow_provider_eventlog.core import gate
 
     with _opened(args, keep=not args.dry_run) as engine:
-        who = args.who or getpass.getuser()
-        return gate.release(engine, args.pipeline, args.batch, who=who, why=args.why, keep=not args.dry_run)
+        return gate.release(engine, args.pipeline, args.batch, who=who(args), why=args.why, keep=not args.dry_run)
 
 
 def _show_list(document: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Any
 
 from airflow_provider_eventlog.cli import render
-from airflow_provider_eventlog.cli.common import UsageError, add_client, add_stores, client_settings, stores
+from airflow_provider_eventlog.cli.common import UsageError, add_client, add_stores, client_settings, registered, stores
 
 # Somebody waits for it: a cluster that is silent for so many seconds is told of instead.
 _FORECAST_S = 10.0
@@ -96,9 +96,7 @@ def _chosen(args: argparse.Namespace) -> list[dict[str, Any]]:
 
     ledger = _ledger(args)
     try:
-        names = [p[0] for p in ledger.pipelines()]
-        if args.pipeline not in names:
-            raise UsageError(f"No pipeline {args.pipeline!r} is registered; known are {', '.join(names) or 'none'}.")
+        registered(ledger, args.pipeline)
         found = reporting.batches(ledger, args.pipeline)
     finally:
         ledger.close()

@@ -66,8 +66,8 @@ def adopt(
     return {
         "stream": stream.name,
         "epoch": made.epoch,
-        "before": _identity_json(before.identity),
-        "topic": _identity_json(made.identity),
+        "before": before.identity.to_json(),
+        "topic": made.identity.to_json(),
         "origin": cut_json(cut),
         "kept": keep,
     }
@@ -109,13 +109,9 @@ def _decision(
         why=why,
         at=now,
         payload={
-            "before": _identity_json(before.identity),
-            "topic": _identity_json(made.identity),
+            "before": before.identity.to_json(),
+            "topic": made.identity.to_json(),
             "start": start_text(begun.start),
             "origin": cut_json(cut),
         },
     )
-
-
-def _identity_json(identity: TopicIdentity) -> dict[str, str | None]:
-    return {"cluster_id": identity.cluster_id, "topic": identity.topic, "topic_id": identity.topic_id}

@@ -83,6 +83,12 @@ def numbers(array: pa.Array) -> npt.NDArray[Any]:
     return np.where(valid(array), values, 0) if array.null_count else values
 
 
+def joined(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """The values of all chunks of a column as `numbers` has them; without chunks 64-bit integers, none of them."""
+    chunks = [numbers(chunk) for chunk in column.chunks]
+    return np.concatenate(chunks) if chunks else np.empty(0, np.int64)
+
+
 def booleans(array: pa.Array) -> npt.NDArray[np.bool_]:
     """The values of a boolean array, nulls as False."""
     values = _unpacked(array.buffers()[1], array.offset, len(array))

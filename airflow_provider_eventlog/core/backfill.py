@@ -18,12 +18,12 @@ from airflow_provider_eventlog.core.errors import (
     RequestError,
     TopicReplacedError,
 )
-from airflow_provider_eventlog.core.offsets import OffsetRange, format_ranges, merged, subtract
+from airflow_provider_eventlog.core.offsets import OffsetRange, below, format_ranges, merged, subtract
+from airflow_provider_eventlog.core.planning import rounds
 from airflow_provider_eventlog.core.planning.explicit import refuse_outside
 from airflow_provider_eventlog.core.planning.plan import replaced
 from airflow_provider_eventlog.core.planning.sizes import portions
 from airflow_provider_eventlog.core.protocols import BatchState
-from airflow_provider_eventlog.core.staging.records import canonical
 from airflow_provider_eventlog.declare.pipeline import Pipeline
 
 NEW, FROM_KAFKA, FROM_STAGING, GONE = "new", "replay from Kafka", "replay from staging", "gone"
@@ -194,13 +194,15 @@ def survey(engine: Engine, pipeline: Pipeline, ranges: Iterable[OffsetRange], ch
     gone = list(_gone_owners(engine, owners, starts))
     lost_ids = {item.batch_id for item in gone}
     rest = subtract(wanted, [r for o in owners for r in o.ranges])
-    expired = tuple(low for r in rest if (low := _below(r, starts)))
+    expired = below(rest, starts)
     if expired:
         gone.insert(0, Item(GONE, None, expired))
     left = subtract(wanted, [*expired, *(r for o in owners if o.batch_id in lost_ids for r in o.ranges)])
     kept = [o for o in owners if o.batch_id not in lost_ids]
     made = chunks(pipeline.name, left, kept, limit, stream.max_batch_offsets)
-    mean = _bytes_per_offset(engine, pipeline, epochs[-1].epoch) if epochs else None
+    mean = None
+    if epochs:
+        mean = rounds.decide(engine.ledger, stream, None, lambda tx: tx.mean_bytes(epochs[-1].epoch), keep=False)
     return Backfill(pipeline.name, stream.topic, wanted, tuple(made), tuple(gone), mean)
 
 
@@ -295,34 +297,11 @@ class _Index:
         return tuple(sorted(found))
 
 
-def _below(wanted: OffsetRange, starts: Mapping[int, int]) -> OffsetRange | None:
-    """The part of a range that lies below its partition's log start, if any."""
-    end = min(wanted.end, starts.get(wanted.partition, 0))
-    return OffsetRange(wanted.partition, wanted.start, end) if wanted.start < end else None
-
-
 def _gone_owners(engine: Engine, owners: Iterable[Owner], starts: Mapping[int, int]) -> Iterable[Item]:
     """Planned batches that can never be landed: offsets of them expired before they were staged."""
     for owner in owners:
-        if owner.landed or not any(_below(r, starts) for r in owner.ranges):
+        if owner.landed or not below(owner.ranges, starts):
             continue
         missing = subtract(owner.ranges, [s.range for s in engine.ledger.slices(owner.batch_id)])
-        if lost := tuple(low for r in missing if (low := _below(r, starts))):
+        if lost := below(missing, starts):
             yield Item(GONE, owner.batch_id, lost)
-
-
-class _Told(Exception):  # noqa: N818
-    """Leaves a planning transaction, which so keeps nothing, with what was read in it."""
-
-    def __init__(self, value: float | None) -> None:
-        super().__init__("told")
-        self.value = value
-
-
-def _bytes_per_offset(engine: Engine, pipeline: Pipeline, epoch: int) -> float | None:
-    stream = pipeline.stream
-    try:
-        with engine.ledger.planning(stream.name, canonical(stream.canonical())) as tx:
-            raise _Told(tx.mean_bytes(epoch))
-    except _Told as told:
-        return told.value

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.errors import FutureIntervalError, IntervalExpiredError, RequestError
-from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, merged, subtract
+from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, between, merged, subtract
 from airflow_provider_eventlog.core.planning.observe import Observations
 from airflow_provider_eventlog.core.planning.sizes import clamp
 from airflow_provider_eventlog.core.planning.words import when
@@ -91,11 +91,10 @@ def ranges_of_holes(engine: Engine, pipeline: Pipeline) -> tuple[OffsetRange, ..
     plans = [plan for plan, _ in ledger.batches(name, epochs[-1].epoch)]
     taken = {b.from_instant for b in plans if b.kind == "chain"}
     open_segments = [
-        OffsetRange(p, low.offsets.get(p, 0), end)
+        r
         for low, high in pairwise(ledger.cuts(name, epochs[-1].epoch))
         if low.instant not in taken
-        for p, end in high.offsets.items()
-        if low.offsets.get(p, 0) < end
+        for r in between(low, high)
     ]
     unfinished = {b.batch_id for b in _unfinished(engine, pipeline, plans) if b.kind != "chain"}
     return merged(subtract(open_segments, [r for b in plans if b.batch_id not in unfinished for r in b.ranges]))

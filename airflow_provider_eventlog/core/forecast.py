@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from airflow_provider_eventlog.core.errors import EventLogError, ReadCancelledError, SourceAuthorizationError
-from airflow_provider_eventlog.core.offsets import OffsetRange, subtract
+from airflow_provider_eventlog.core.offsets import OffsetRange, below, people, subtract
 from airflow_provider_eventlog.core.planning.words import when
 from airflow_provider_eventlog.core.protocols import Ledger, LogSource, Retention
 
@@ -24,7 +24,6 @@ from airflow_provider_eventlog.core.protocols import Ledger, LogSource, Retentio
 _PARTS = 4
 # The bisection stops at this part of the retention: each halving is one more request.
 _FINE = 256
-_NAMED = 5
 
 
 class Expiry(StrEnum):
@@ -107,11 +106,7 @@ def _forecast(ledger: Ledger, source: LogSource, stream: str, now: int, *, exact
     # The ends first: what is appended meanwhile is then not taken for expired.
     ends, starts = source.log_ends(), source.log_starts()
     waiting = _unlanded(ledger, stream, pinned.epoch, ends)
-    lost = tuple(
-        OffsetRange(r.partition, r.start, min(r.end, starts[r.partition]))
-        for r in waiting
-        if r.start < starts[r.partition]
-    )
+    lost = below(waiting, starts)
     live = subtract(waiting, lost)
     firsts: dict[int, int] = {}
     for r in live:
@@ -233,9 +228,7 @@ def _near_start(
 
 
 def _lost_text(lost: tuple[OffsetRange, ...]) -> str:
-    more = f" and {len(lost) - _NAMED} more ranges" if len(lost) > _NAMED else ""
-    said = "; ".join(r.people for r in lost[:_NAMED])
-    return f"Retention has removed {sum(map(len, lost)):,} offsets that were never landed: {said}{more}."
+    return f"Retention has removed {sum(map(len, lost)):,} offsets that were never landed: {people(lost)}."
 
 
 def _moment(instant: int, now: int) -> str:

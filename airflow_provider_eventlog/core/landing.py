@@ -128,7 +128,7 @@ def manifest(
     counts = [accounting.landing_counts(r) for r in slices]
     return {
         "batch": batch_json(batch),
-        "topic": {"cluster_id": identity.cluster_id, "topic": identity.topic, "topic_id": identity.topic_id},
+        "topic": identity.to_json(),
         "cuts": [None if cut is None else cut_json(cut) for cut in bounds],
         "slices": [_slice_json(r, c) for r, c in zip(slices, counts, strict=True)],
         "accounting": accounting.total(counts, accounting.LANDING),

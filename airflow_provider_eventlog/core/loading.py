@@ -11,7 +11,6 @@ from airflow_provider_eventlog.core.errors import ContentMismatchError, NotReady
 from airflow_provider_eventlog.core.offsets import PlannedBatch
 from airflow_provider_eventlog.core.partfile import part_schema
 from airflow_provider_eventlog.core.protocols import GenerationState, OutputId
-from airflow_provider_eventlog.core.staging import records
 from airflow_provider_eventlog.core.validating import rows_digest
 from airflow_provider_eventlog.declare.outputs import DuckDB, Rows
 from airflow_provider_eventlog.declare.pipeline import Pipeline
@@ -71,7 +70,7 @@ def _load_quarantine(engine: Engine, pipeline: Pipeline, planned: PlannedBatch, 
         OutputId(engine.ledger.ledger_id, pipeline.name, quarantine.KIND),
         batch.batch_id,
         number,
-        records.digest([[str(p.range), p.digest] for p in parts]),
+        rows_digest(parts, quarantine.KIND),
         [engine.staging.open(p.file.path, p.file) for p in parts],
         quarantine.SCHEMA,
     )

@@ -7,7 +7,7 @@ Instants are whole milliseconds since 1970-01-01 UTC, as Kafka's timestamps are.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -33,6 +33,10 @@ class TopicIdentity:
     def weak(self) -> bool:
         """True where only the name and the cluster identify the topic."""
         return self.topic_id is None
+
+    def to_json(self) -> dict[str, str | None]:
+        """The identity as records have it; `TopicIdentity(**value)` reads it back."""
+        return {"cluster_id": self.cluster_id, "topic": self.topic, "topic_id": self.topic_id}
 
     def __str__(self) -> str:
         return f"{self.topic} (topic id {self.topic_id or 'unknown'}, cluster {self.cluster_id})"
@@ -137,6 +141,21 @@ def merged(ranges: Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:
     return tuple(result)
 
 
+def below(ranges: Iterable[OffsetRange], starts: Mapping[int, int]) -> tuple[OffsetRange, ...]:
+    """The parts of ranges that lie below their partition's log start, in the order given."""
+    return tuple(
+        OffsetRange(r.partition, r.start, end)
+        for r in ranges
+        if r.start < (end := min(r.end, starts.get(r.partition, 0)))
+    )
+
+
+def people(ranges: Sequence[OffsetRange], limit: int = 5) -> str:
+    """The first ranges in their inclusive form for messages, and how many more there are."""
+    more = f" and {len(ranges) - limit} more ranges" if len(ranges) > limit else ""
+    return "; ".join(r.people for r in ranges[:limit]) + more
+
+
 @dataclass(frozen=True, slots=True)
 class Cut:
     """One frozen offset for every partition, with the instant that found it.
@@ -149,6 +168,15 @@ class Cut:
     kind: str
     offsets: Mapping[int, int]
     found_by: Mapping[int, str]
+
+
+def between(low: Cut, high: Cut) -> tuple[OffsetRange, ...]:
+    """What lies between two cuts, in the order of the later one, without empty ranges.
+
+    A partition that the earlier cut does not know appeared after it, so that all of it lies between them.
+    """
+    starts = low.offsets
+    return tuple(OffsetRange(p, starts.get(p, 0), end) for p, end in high.offsets.items() if starts.get(p, 0) < end)
 
 
 class Slice(NamedTuple):

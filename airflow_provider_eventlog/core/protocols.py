@@ -1,4 +1,4 @@
-"""The four protocols through which every side effect on data goes, and the values they exchange.
+"""The four protocols through which every side effect on data goes; `values` has what they exchange.
 
 Stages know these shapes only; tests wrap them to count, delay and kill effects.
 """

@@ -139,8 +139,5 @@ def _ordered(result: pa.Table, given: pa.Table) -> pa.Table:
 
 def positions(table: pa.Table) -> tuple[Any, Any]:
     """`_partition` and `_offset` as NumPy arrays, which must be free of nulls to be used."""
-    partitions, offsets = (
-        np.concatenate([np.empty(0, np.int64), *map(arrow.numbers, table.column(name).chunks)]).astype(np.int64)
-        for name in POSITION
-    )
+    partitions, offsets = (arrow.joined(table.column(name)).astype(np.int64) for name in POSITION)
     return partitions, offsets

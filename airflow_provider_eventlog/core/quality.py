@@ -105,8 +105,7 @@ def first_broken(
         raise CheckDefinitionError(
             f"A check failed on a value ({printable(str(error), 300)}); use try_cast or try(...) where values vary."
         ) from error
-    chunks = [arrow.numbers(chunk) for chunk in found.column(0).chunks]
-    return np.concatenate(chunks) if chunks else np.empty(0, np.int64)
+    return arrow.joined(found.column(0))
 
 
 def _first(connection: duckdb.DuckDBPyConnection, relation: str, condition: str) -> list[str]:

@@ -72,7 +72,7 @@ class Stopped:
         raw  the piece that the rows come from, of one partition, in offset order. An empty check means that the row
         has no event time.
         """
-        at = np.searchsorted(_offsets(raw), offsets)
+        at = np.searchsorted(arrow.joined(raw.column("offset")), offsets)
         records = raw.take(arrow.fixed(at.astype(np.int64), pa.int64()))
         for stage, code, chosen in (
             (EVENT_TIME, NO_EVENT_TIME, [i for i, (check, _) in enumerate(why) if not check]),
@@ -116,8 +116,8 @@ class Stopped:
     def table(self) -> pa.Table:
         """All that was stopped, by position."""
         whole = pa.concat_tables([arrow.empty_table(_STOPPED), *self.tables]).combine_chunks()
-        offsets = _column(whole, "_offset")
-        order = np.lexsort((_column(whole, "_row"), offsets, _column(whole, "_partition")))
+        offsets = arrow.joined(whole.column("_offset"))
+        order = np.lexsort((arrow.joined(whole.column("_row")), offsets, arrow.joined(whole.column("_partition"))))
         return whole.take(arrow.fixed(order.astype(np.int64), pa.int64()))
 
 
@@ -134,12 +134,3 @@ def addressed(stopped: pa.Table, identity: TopicIdentity, batch_id: str, generat
     columns |= {name: arrow.constant(text, count) for name, text in said.items()}
     columns["generation"] = arrow.fixed(np.full(count, generation, np.int64), pa.int64())
     return pa.Table.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
-
-
-def _offsets(raw: pa.Table) -> npt.NDArray[np.int64]:
-    return _column(raw, "offset")
-
-
-def _column(table: pa.Table, name: str) -> npt.NDArray[Any]:
-    chunks = [arrow.numbers(chunk) for chunk in table.column(name).chunks]
-    return np.concatenate(chunks) if chunks else np.empty(0, np.int64)

@@ -8,7 +8,8 @@ from itertools import pairwise
 from typing import Any
 
 from airflow_provider_eventlog.core import accounting
-from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, subtract
+from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, between, subtract
+from airflow_provider_eventlog.core.planning.chain import LOSS
 from airflow_provider_eventlog.core.planning.words import when
 from airflow_provider_eventlog.core.protocols import GenerationRecord, Ledger
 
@@ -47,7 +48,7 @@ def _stream(ledger: Ledger, name: str) -> dict[str, Any]:
         "holes": holes(cuts, found),
         "lost": sum(map(len, losses)),
         "losses": [str(r) for r in losses],
-        "recorded_losses": [{"at": when(d.at), "why": d.why} for d in ledger.decisions(name, "loss")],
+        "recorded_losses": [{"at": when(d.at), "why": d.why} for d in ledger.decisions(name, LOSS)],
     }
 
 
@@ -60,10 +61,7 @@ def holes(cuts: Iterable[Cut], found: Iterable[BatchPlan]) -> list[dict[str, Any
     for low, high in pairwise(cuts):
         if low.instant in taken:
             continue
-        wanted = [
-            OffsetRange(p, low.offsets.get(p, 0), end) for p, end in high.offsets.items() if low.offsets.get(p, 0) < end
-        ]
-        rest = subtract(wanted, covered)
+        rest = subtract(between(low, high), covered)
         result.append(
             {
                 "from": when(low.instant),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_eventlog.core.errors import TransformError
 from airflow_provider_eventlog.core.naming import printable
-from airflow_provider_eventlog.core.sqltree import Node, parse, refuse_expressions, render, select_node, walk
+from airflow_provider_eventlog.core.sqltree import Node, parse, reference, refuse_expressions, render, select_node, walk
 from airflow_provider_eventlog.declare.decode import META_COLUMNS
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def compile_sql(connection: duckdb.DuckDBPyConnection, sql: str, columns: Collec
             # `*` means the declared columns; the meta columns come only where they are named.
             excluded = {name.casefold() for name in star["exclude_list"]}
             star["exclude_list"] = [*star["exclude_list"], *(m for m in META_COLUMNS if m not in excluded)]
-    node["select_list"] = [*kept, *map(_reference, POSITION)]
+    node["select_list"] = [*kept, *map(reference, POSITION)]
     return render(connection, tree, fail)
 
 
@@ -82,14 +82,3 @@ def _meta_reference(item: Node) -> str | None:
         return None
     name = str(item["column_names"][-1]).casefold()
     return name if name in META_COLUMNS and item["alias"].casefold() in ("", name) else None
-
-
-def _reference(name: str) -> Node:
-    return {
-        "class": "COLUMN_REF",
-        "type": "COLUMN_REF",
-        "alias": "",
-        "query_location": 0,
-        "query_location_length": 0,
-        "column_names": [name],
-    }

@@ -231,3 +231,15 @@ def explain(error: Exception, columns: Collection[str]) -> str:
     """A binder's or evaluator's message on one line, with the columns that there are."""
     first = str(error).split("\n\nLINE ")[0].split("Candidate bindings")[0].strip()
     return f"{printable(first, 300)}; the columns are {', '.join(map(printable, columns))}"
+
+
+def reference(name: str) -> Node:
+    """The node of an expression that names a column."""
+    return {
+        "class": "COLUMN_REF",
+        "type": "COLUMN_REF",
+        "alias": "",
+        "query_location": 0,
+        "query_location_length": 0,
+        "column_names": [name],
+    }

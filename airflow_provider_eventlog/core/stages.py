@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.errors import RecipeChangedError, RunNotPlannedError
-from airflow_provider_eventlog.core.offsets import OffsetRange, PlannedBatch, RunPlan, SliceRef
+from airflow_provider_eventlog.core.offsets import OffsetRange, PlannedBatch, RunPlan, SliceRef, people
 from airflow_provider_eventlog.core.planning.generations import RECOMPUTE
 from airflow_provider_eventlog.core.protocols import GenerationState
 from airflow_provider_eventlog.core.requests import RunRequest
@@ -224,10 +224,9 @@ def loss_headline(landed: Mapping[str, Any]) -> str | None:
     found = [OffsetRange.parse(text) for text in landed["losses"]]
     if not found:
         return None
-    more = f" and {len(found) - _NAMED} more ranges" if len(found) > _NAMED else ""
     return (
         f"Data loss: {landed['accounting']['lost']:,} offsets had expired before they were landed and are recorded as "
-        f"lost: {'; '.join(r.people for r in found[:_NAMED])}{more}."
+        f"lost: {people(found, _NAMED)}."
     )
 
 

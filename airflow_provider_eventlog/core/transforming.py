@@ -165,11 +165,10 @@ def _checked(
         broken = quality.first_broken(connection, [stop.condition for stop in plan.stops], _ROWS)
         bad = broken >= 0
         if bad.any():
-            _, offsets = positions(rows)
-            numbers = np.concatenate([arrow.numbers(chunk) for chunk in rows.column("_row").chunks])
+            partitions, offsets = positions(rows)
+            numbers = arrow.joined(rows.column("_row"))
             why = [(plan.stops[i].check, plan.stops[i].reason) for i in broken[bad].tolist()]
             stopped.rejected(raw, offsets[bad], numbers[bad], why)
-            partitions, _ = positions(rows.slice(0, 1))
             quality.merge(failures, _stops_broken(plan, broken, int(partitions[0]), offsets))
             rows = rows.filter(arrow.flags(~bad))
             _show(connection, "_checked", _ROWS, rows, columns)

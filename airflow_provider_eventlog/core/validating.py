@@ -6,7 +6,7 @@ Reads manifests, ledger and part counts; never the target.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from airflow_provider_eventlog.core import accounting, gate, landing, quarantine
@@ -69,9 +69,9 @@ def validate_batch(engine: Engine, pipeline: Pipeline, planned: PlannedBatch) ->
     return {"batch_id": batch.batch_id, "generation": number, "accounting": figures}
 
 
-def rows_digest(parts: tuple[PartRecord, ...]) -> str:
-    """Digest of a generation's rows: its typed parts' logical digests in partition and offset order."""
-    return records.digest([[str(p.range), p.digest] for p in parts if p.kind == TYPED])
+def rows_digest(parts: Iterable[PartRecord], kind: str = TYPED) -> str:
+    """Digest of a generation's rows: the logical digests of its parts of a kind in partition and offset order."""
+    return records.digest([[str(p.range), p.digest] for p in parts if p.kind == kind])
 
 
 def _parts(

@@ -205,13 +205,14 @@ def _planned(nodes: int, port: int | None, known: ClusterState | None, fresh: bo
     ports, controllers = free[:nodes], free[nodes:]
     if port is not None:
         ports = list(range(port, port + nodes))
-    elif known and not fresh and all(_is_free(node.port) for node in known.nodes):
+    elif known and not fresh and all(is_free(node.port) for node in known.nodes):
         ports = [node.port for node in known.nodes]
     planned = (Node(i + 1, ports[i], controllers[i]) for i in range(nodes))
     return ClusterState(cluster_id, KAFKA_VERSION, tuple(planned))
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether a server may listen on the port of 127.0.0.1."""
     with socket.socket() as probe:
         # As a Java server socket does: a port in TIME_WAIT is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -244,7 +245,7 @@ def _bring_up(
     if dead:
         java, jars = find_java(), class_path(log)
         for node in dead:
-            if not _is_free(node.port):
+            if not is_free(node.port):
                 raise PortTakenError(
                     f"Port {node.port} for broker {node.id} is taken: choose another, or leave it out."
                 )

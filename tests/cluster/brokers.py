@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -179,16 +178,6 @@ def _ports(*kinds: str) -> dict[str, list[int]]:
     chance = random.SystemRandom()
     while True:
         first = chance.randrange(_PORTS.start, _PORTS.stop - count)
-        if all(_is_free(port) for port in range(first, first + count)):
+        if all(cluster.is_free(port) for port in range(first, first + count)):
             each = len(NODES)
             return {kind: list(range(first + i * each, first + (i + 1) * each)) for i, kind in enumerate(kinds)}
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

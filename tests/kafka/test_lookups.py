@@ -10,10 +10,10 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from airflow_provider_eventlog.core.errors import ConnectionConfigError, TopicNotFoundError
-from airflow_provider_eventlog.core.kafka import source as source_module
 from airflow_provider_eventlog.core.kafka.producer import Record, produce
 from airflow_provider_eventlog.core.kafka.source import KafkaSource
 from airflow_provider_eventlog.core.offsets import OffsetRange
+from tests.kafka.world import counted
 
 PARTITIONS = 12
 
@@ -28,14 +28,7 @@ def source(eventlog_kafka: Any, eventlog_topic: Callable[..., str]) -> KafkaSour
 
 def test_each_lookup_is_one_request(source: KafkaSource, monkeypatch: pytest.MonkeyPatch) -> None:
     """Starts, ends and offsets by time ask once for all partitions, however many there are."""
-    asked: list[int] = []
-
-    class Counting(AdminClient):
-        def list_offsets(self, wanted: Any, **knobs: Any) -> Any:  # type: ignore[override]
-            asked.append(len(wanted))
-            return super().list_offsets(wanted, **knobs)
-
-    monkeypatch.setattr(source_module, "AdminClient", Counting)
+    asked = counted(monkeypatch)
     assert source.log_starts() == dict.fromkeys(range(PARTITIONS), 0)
     assert source.log_ends() == {p: p for p in range(PARTITIONS)}
     source.offsets_at(1)

@@ -12,14 +12,12 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
-from confluent_kafka.admin import AdminClient
 
-from airflow_provider_eventlog.core.kafka import source as source_module
 from airflow_provider_eventlog.core.kafka.producer import Record
 from airflow_provider_eventlog.core.offsets import OffsetRange
 from airflow_provider_eventlog.core.requests import RunRequest
 from tests.kafka.rawproduce import crc32c, produce_at
-from tests.kafka.world import Topic, World, until
+from tests.kafka.world import Topic, World, counted, until
 
 HOUR = 3_600_000
 # 2024-01-01, 00:00 UTC.
@@ -236,14 +234,7 @@ def test_two_hundred_partitions(make: Make, monkeypatch: pytest.MonkeyPatch) -> 
     world = make(200)
     topic = world.topic
     topic.send(*(Record(b"%d/%d" % (p, i), b"k", p, DAY + i) for p in range(200) for i in range(3)))
-    asked: list[int] = []
-
-    class Counting(AdminClient):
-        def list_offsets(self, wanted: Any, **knobs: Any) -> Any:  # type: ignore[override]
-            asked.append(len(wanted))
-            return super().list_offsets(wanted, **knobs)
-
-    monkeypatch.setattr(source_module, "AdminClient", Counting)
+    asked = counted(monkeypatch)
     pipeline = world.pipeline(start="interval")
     request = RunRequest("interval", interval=(DAY, DAY + 2), parallelism=1)
     batch = world.plan(pipeline, request=request).batches[0].batch

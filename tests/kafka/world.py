@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from confluent_kafka import KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
@@ -15,6 +16,7 @@ from confluent_kafka.cimpl import NewPartitions
 from airflow_provider_eventlog.core import rawfile, stages
 from airflow_provider_eventlog.core.engine import Engine, open_engine
 from airflow_provider_eventlog.core.errors import TopicNotFoundError
+from airflow_provider_eventlog.core.kafka import source as source_module
 from airflow_provider_eventlog.core.kafka.admin import TopicAdmin
 from airflow_provider_eventlog.core.kafka.producer import Record, produce
 from airflow_provider_eventlog.core.kafka.source import KafkaSource
@@ -118,6 +120,19 @@ class Topic:
         with contextlib.suppress(TopicNotFoundError):
             return len(self.source().log_ends())
         return 0
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """For each look-up that a source makes from now on, how many partitions it asks for."""
+    asked: list[int] = []
+
+    class Counting(AdminClient):
+        def list_offsets(self, wanted: Any, **knobs: Any) -> Any:  # type: ignore[override]
+            asked.append(len(wanted))
+            return super().list_offsets(wanted, **knobs)
+
+    monkeypatch.setattr(source_module, "AdminClient", Counting)
+    return asked
 
 
 class Halfway(KafkaSource):

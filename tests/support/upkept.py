@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from airflow_provider_eventlog.core import gc, stages
+from airflow_provider_eventlog.core import deciding, gc, stages
 from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.errors import OffsetsLostError
 from airflow_provider_eventlog.core.fsck import fsck
 from airflow_provider_eventlog.core.ledger import open_ledger
 from airflow_provider_eventlog.core.offsets import OffsetRange
-from airflow_provider_eventlog.core.protocols import TopicDescription
+from airflow_provider_eventlog.core.protocols import Decision, TopicDescription
 from airflow_provider_eventlog.core.requests import RunRequest
 from airflow_provider_eventlog.core.staging import records
 from airflow_provider_eventlog.core.staging.local import LocalStaging
@@ -201,3 +202,22 @@ def edit(file: Path, *, seal: bool, number: int = records.FORMAT) -> None:
     record = {**document["record"], "accounting": {"landed": 1}, "why": "another"}
     sealed = {"record": record, "format": number, "sha256": records.digest(record) if seal else document["sha256"]}
     file.write_text(json.dumps(sealed))
+
+
+DECIDED = Decision("note", "orders", 1, None, None, "me", "a test", 1, {"n": 1})
+
+
+def lived_in(home: Path) -> Upkept:
+    """A home with three loaded batches, five raw files and more, and one decision."""
+    world = Upkept(home)
+    for number in range(3):
+        world.run(number)
+    with world.engine() as engine:
+        deciding.decide(engine, DECIDED)
+    return world
+
+
+def copied(home: Path, to: Path) -> Upkept:
+    """A copy of a home, to damage."""
+    shutil.copytree(home, to, symlinks=True)
+    return Upkept(to)

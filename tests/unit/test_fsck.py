@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_eventlog.core import deciding, validating
+from airflow_provider_eventlog.core import validating
 from airflow_provider_eventlog.core.errors import ReadCancelledError, RequestError, StagingMissingError
-from airflow_provider_eventlog.core.protocols import Decision, GenerationState
+from airflow_provider_eventlog.core.protocols import GenerationState
 from airflow_provider_eventlog.core.staging import records
 from airflow_provider_eventlog.declare import DuckDB, Rows
 from tests.support.upkept import (
@@ -22,33 +22,27 @@ from tests.support.upkept import (
     TARGET,
     Upkept,
     codes,
+    copied,
     edit,
     failures,
     flip,
+    lived_in,
     recorded,
     shouts,
     standing,
 )
 
-DECIDED = Decision("note", "orders", 1, None, None, "me", "a test", 1, {"n": 1})
-
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with three loaded batches, five raw files and more, and one decision."""
-    world = Upkept(tmp_path_factory.mktemp("calm") / "home")
-    for number in range(3):
-        world.run(number)
-    with world.engine() as engine:
-        deciding.decide(engine, DECIDED)
-    return world.home
+    return lived_in(tmp_path_factory.mktemp("calm") / "home").home
 
 
 @pytest.fixture
 def world(calm: Path, tmp_path: Path) -> Upkept:
     """A copy of it to damage."""
-    shutil.copytree(calm, tmp_path / "home", symlinks=True)
-    return Upkept(tmp_path / "home")
+    return copied(calm, tmp_path / "home")
 
 
 def decision(world: Upkept) -> Path:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from airflow_provider_eventlog.core import deciding, rawfile
+from airflow_provider_eventlog.core import rawfile
 from airflow_provider_eventlog.core.offsets import TopicIdentity
-from airflow_provider_eventlog.core.protocols import Decision
 from airflow_provider_eventlog.declare import Check, DuckDB, Rows
 from tests.support.upkept import (
     PIPELINE,
@@ -19,31 +17,25 @@ from tests.support.upkept import (
     TARGET,
     Upkept,
     codes,
+    copied,
     failures,
     flip,
+    lived_in,
     shouts,
     standing,
 )
-
-DECIDED = Decision("note", "orders", 1, None, None, "me", "a test", 1, {"n": 1})
 
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with three loaded batches, five raw files and more, and one decision."""
-    world = Upkept(tmp_path_factory.mktemp("calm") / "home")
-    for number in range(3):
-        world.run(number)
-    with world.engine() as engine:
-        deciding.decide(engine, DECIDED)
-    return world.home
+    return lived_in(tmp_path_factory.mktemp("calm") / "home").home
 
 
 @pytest.fixture
 def world(calm: Path, tmp_path: Path) -> Upkept:
     """A copy of it to damage."""
-    shutil.copytree(calm, tmp_path / "home", symlinks=True)
-    return Upkept(tmp_path / "home")
+    return copied(calm, tmp_path / "home")
 
 
 def test_everything_at_once_is_mended_in_order(world: Upkept) -> None:

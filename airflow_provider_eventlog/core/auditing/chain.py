@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from airflow_provider_eventlog.core.auditing.findings import CHANGED, Audit, Finding
-from airflow_provider_eventlog.core.offsets import Cut, OffsetRange, subtract
+from airflow_provider_eventlog.core.offsets import Cut, OffsetRange, between, subtract
 from airflow_provider_eventlog.core.planning.words import when
 
 _NAMED = 8
@@ -50,7 +50,7 @@ def _whole(run: Audit, epoch: int, *, newest: bool) -> Iterator[Finding]:
     run.checked["offsets"] += sum(map(len, coverage))
     holes: list[OffsetRange] = []
     for low, high in segments:
-        rest = subtract(_between(low, high), coverage)
+        rest = subtract(between(low, high), coverage)
         holes += rest
         if rest:
             yield _hole(epoch, low, high, rest, newest=newest)
@@ -77,11 +77,6 @@ def _hole(epoch: int, low: Cut, high: Cut, rest: tuple[OffsetRange, ...], *, new
         f"{count:,} offsets between two cuts were never taken.",
         "Run `eventlog backfill --pipeline FILE.py:VARIABLE --holes`, or the run whose interval it is.",
     )
-
-
-def _between(low: Cut, high: Cut) -> list[OffsetRange]:
-    starts = low.offsets
-    return [OffsetRange(p, starts.get(p, 0), end) for p, end in high.offsets.items() if starts.get(p, 0) < end]
 
 
 def _some(ranges: tuple[OffsetRange, ...]) -> str:

@@ -27,7 +27,7 @@ from airflow_provider_eventlog.core.deriving import TYPED
 from airflow_provider_eventlog.core.errors import AccountingError, EventLogError, StagingCorruptError
 from airflow_provider_eventlog.core.holdings import HeldBatch, HeldGenerations
 from airflow_provider_eventlog.core.protocols import GenerationRecord, GenerationState, PartRecord
-from airflow_provider_eventlog.core.staging import paths, records
+from airflow_provider_eventlog.core.staging import paths
 from airflow_provider_eventlog.core.validating import commit_record, rows_digest
 
 _KINDS = (TYPED, quarantine.KIND)
@@ -108,10 +108,9 @@ def _stand(derived: Derived, taken: HeldGenerations, found: deque[Finding]) -> G
 def tabled(generation: GenerationRecord, parts: tuple[PartRecord, ...]) -> dict[str, tuple[str | None, int]]:
     """What tables hold of a validated generation, by kind of part: the digest of its rows and their number."""
     figures = generation.accounting or {}
-    stopped = [[str(p.range), p.digest] for p in parts if p.kind == quarantine.KIND]
     return {
         TYPED: (generation.digest, int(figures["transform"]["passed"])),
-        quarantine.KIND: (records.digest(stopped), sum(figures.get("quarantine", {}).values())),
+        quarantine.KIND: (rows_digest(parts, quarantine.KIND), sum(figures.get("quarantine", {}).values())),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, insert, select, update
 
 from airflow_provider_eventlog.core.errors import AccountingError, ContentMismatchError, NotReadyError
 from airflow_provider_eventlog.core.ledger import rows
@@ -113,11 +113,10 @@ def generations(connection: Connection, pipeline: str, batch_id: str | None) -> 
     return tuple(rows.generation_of(row) for row in found.mappings())
 
 
-def record_part(connection: Connection, pipeline: str, batch_id: str, gen: int, record: PartRecord) -> PartRecord:
-    """Record a derived file once; what is recorded is returned. Raises KeyError, ContentMismatchError."""
-    find_generation(connection, pipeline, batch_id, gen, lock=True)
+def part_key(pipeline: str, batch_id: str, gen: int, record: PartRecord) -> tuple[ColumnElement[bool], ...]:
+    """The conditions under which a row of table part is of this part."""
     c = part.c
-    key = (
+    return (
         c.pipeline == pipeline,
         c.batch_id == batch_id,
         c.gen == gen,
@@ -125,6 +124,12 @@ def record_part(connection: Connection, pipeline: str, batch_id: str, gen: int, 
         c.partition == record.range.partition,
         c.start == record.range.start,
     )
+
+
+def record_part(connection: Connection, pipeline: str, batch_id: str, gen: int, record: PartRecord) -> PartRecord:
+    """Record a derived file once; what is recorded is returned. Raises KeyError, ContentMismatchError."""
+    find_generation(connection, pipeline, batch_id, gen, lock=True)
+    key = part_key(pipeline, batch_id, gen, record)
     row = connection.execute(select(part).where(*key)).mappings().first()
     if row is None:
         connection.execute(insert(part).values(pipeline=pipeline, batch_id=batch_id, gen=gen, **rows.part_row(record)))

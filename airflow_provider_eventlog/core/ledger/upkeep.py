@@ -10,7 +10,7 @@ from sqlalchemy.sql import ColumnElement
 
 from airflow_provider_eventlog.core.errors import ContentMismatchError
 from airflow_provider_eventlog.core.holdings import HeldBatch, HeldGenerations
-from airflow_provider_eventlog.core.ledger import chain, rows
+from airflow_provider_eventlog.core.ledger import chain, progress, rows
 from airflow_provider_eventlog.core.ledger.schema import batch, cut, cut_offset, generation, part, recipe, slices
 from airflow_provider_eventlog.core.ledger.schema import pipeline as pipelines
 from airflow_provider_eventlog.core.offsets import Cut, OffsetRange
@@ -251,18 +251,9 @@ def repoint_slice(connection: Connection, batch_id: str, record: SliceRecord, ma
 
 def repoint_part(connection: Connection, pipeline: str, batch_id: str, gen: int, record: PartRecord) -> None:
     """Make a generation name another file with the same rows; raises ContentMismatchError for other rows."""
-    c = part.c
     changed = connection.execute(
         update(part)
-        .where(
-            c.pipeline == pipeline,
-            c.batch_id == batch_id,
-            c.gen == gen,
-            c.kind == record.kind,
-            c.partition == record.range.partition,
-            c.start == record.range.start,
-            c.digest == record.digest,
-        )
+        .where(*progress.part_key(pipeline, batch_id, gen, record), part.c.digest == record.digest)
         .values(file_bytes=record.file.bytes, sha256=record.file.sha256)
     )
     if not changed.rowcount:

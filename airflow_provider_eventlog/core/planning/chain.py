@@ -13,7 +13,7 @@ from typing import Any
 
 from airflow_provider_eventlog.core import retention
 from airflow_provider_eventlog.core.errors import FutureIntervalError, OffsetsLostError
-from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, subtract
+from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, below, between, people, subtract
 from airflow_provider_eventlog.core.planning import origin, regressed
 from airflow_provider_eventlog.core.planning.observe import Found, Observations
 from airflow_provider_eventlog.core.planning.sizes import clamp, slices, split_by_time
@@ -209,13 +209,7 @@ class Chain:
         return [self._batch(a, b, self._ranges(a, b)) for a, b in pairwise([low, *inner, high])]
 
     def _ranges(self, low: Cut, high: Cut) -> tuple[OffsetRange, ...]:
-        wanted = []
-        for partition, end in high.offsets.items():
-            # A partition that the lower cut does not know appeared after it, so all of it belongs here.
-            start = low.offsets.get(partition, 0)
-            if start < end:
-                wanted.append(OffsetRange(partition, start, end))
-        rest = subtract(wanted, self.tx.coverage(self.epoch, sorted(high.offsets)))
+        rest = subtract(between(low, high), self.tx.coverage(self.epoch, sorted(high.offsets)))
         self.refuse_lost(rest)
         return rest
 
@@ -237,14 +231,10 @@ class Chain:
 
         With on_data_loss="record" the loss is written down instead, and landing finds it again offset by offset.
         """
-        lost = [
-            OffsetRange(r.partition, r.start, min(r.end, self.observed.starts.get(r.partition, 0)))
-            for r in ranges
-            if r.start < self.observed.starts.get(r.partition, 0)
-        ]
+        lost = below(ranges, self.observed.starts)
         if not lost:
             return
-        said = "; ".join(r.people for r in lost[:5]) + (f" and {len(lost) - 5} more ranges" if len(lost) > 5 else "")
+        said = people(lost)
         if self.stream.on_data_loss == "record":
             self._record_loss(f"retention removed {said} before they were landed", {"ranges": [str(r) for r in lost]})
             return

@@ -17,7 +17,7 @@ def by_offsets(chain: Chain, wanted: Sequence[OffsetRange]) -> list[BatchPlan]:
     """
     refuse_outside(chain.stream.topic, chain.observed.ends, wanted)
     covered = chain.tx.coverage(chain.epoch, sorted({r.partition for r in wanted}))
-    owners = [b for b in chain.batches if _touches(b.ranges, wanted)]
+    owners = list(chain.tx.owners(chain.epoch, wanted))
     rest = subtract(wanted, covered)
     chain.refuse_lost(rest)
     if owners:
@@ -29,10 +29,6 @@ def by_offsets(chain: Chain, wanted: Sequence[OffsetRange]) -> list[BatchPlan]:
         chain.notes.append("The ranges hold no offsets: nothing to take.")
     limit = chain.stream.max_batch_offsets
     return owners + [chain.add_batch("off_chain", None, None, portion) for portion in portions(rest, limit)]
-
-
-def _touches(ranges: Sequence[OffsetRange], wanted: Sequence[OffsetRange]) -> bool:
-    return any(r.partition == w.partition and r.start < w.end and w.start < r.end for r in ranges for w in wanted)
 
 
 def refuse_outside(topic: str, ends: Mapping[int, int], wanted: Sequence[OffsetRange]) -> None:

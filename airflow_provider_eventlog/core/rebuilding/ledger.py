@@ -148,8 +148,8 @@ def _epochs(found: Evidence) -> list[EpochRecord]:
     adopted = {(d.stream, d.epoch): d for d in found.decisions if d.kind == ADOPT and d.epoch is not None}
     known: dict[tuple[str, int], TopicIdentity] = {}
     for (stream, number), decision in adopted.items():
-        known[stream, number] = reading.identity_of(decision.payload["topic"])
-        known.setdefault((stream, number - 1), reading.identity_of(decision.payload["before"]))
+        known[stream, number] = TopicIdentity(**decision.payload["topic"])
+        known.setdefault((stream, number - 1), TopicIdentity(**decision.payload["before"]))
     known |= found.epochs
     made = []
     for stream, of in groupby(sorted(known), key=lambda key: key[0]):

@@ -66,7 +66,7 @@ def landed(staging: Staging, path: str) -> Landed:
         first, last = (None if cut is None else cut_of(cut) for cut in record["cuts"])
         found = Landed(
             plan=plan,
-            identity=identity_of(record["topic"]),
+            identity=TopicIdentity(**record["topic"]),
             cuts=(first, last),
             slices=tuple(_slice(piece) for piece in record["slices"]),
             digest=records.digest(record),
@@ -116,11 +116,6 @@ def cut_of(value: Mapping[str, Any]) -> Cut:
     """What `landing.cut_json` gave, read back."""
     found = value["offsets"]
     return Cut(value["instant"], value["kind"], {p: offset for p, offset, _ in found}, {p: by for p, _, by in found})
-
-
-def identity_of(value: Mapping[str, Any]) -> TopicIdentity:
-    """A topic's identity as records have it, read back."""
-    return TopicIdentity(value["cluster_id"], value["topic"], value["topic_id"])
 
 
 def _record(staging: Staging, path: str) -> dict[str, Any]:

@@ -35,9 +35,8 @@ class Writer:
 
     def epoch(self, record: EpochRecord) -> None:
         """An epoch of a stream that was written; its cuts follow."""
-        identity = record.identity
-        values = {"cluster_id": identity.cluster_id, "topic": identity.topic, "topic_id": identity.topic_id}
-        self._insert(schema.epoch, {"stream": record.stream, "epoch": record.epoch, **values, "reason": record.reason})
+        key = {"stream": record.stream, "epoch": record.epoch}
+        self._insert(schema.epoch, {**key, **record.identity.to_json(), "reason": record.reason})
 
     def cut(self, stream: str, epoch: int, cut: Cut) -> int:
         """The id of a cut, which is written when it is met first; raises StagingCorruptError for two at one instant."""

@@ -65,12 +65,11 @@ class DuckDBTarget:
 
     def loaded(self, output: OutputId, batch_id: str) -> LoadedBatch | None:
         """What the table holds of a batch."""
+        return self.read(lambda c: self._loaded(c, output, batch_id), None)
 
-        def ask(connection: duckdb.DuckDBPyConnection) -> LoadedBatch | None:
-            table = tables.look(connection, self._declared, output)
-            return tables.loaded(connection, table.table_uuid, batch_id) if table.table_uuid else None
-
-        return self.read(ask, None)
+    def _loaded(self, connection: duckdb.DuckDBPyConnection, output: OutputId, batch_id: str) -> LoadedBatch | None:
+        table = tables.look(connection, self._declared, output)
+        return tables.loaded(connection, table.table_uuid, batch_id) if table.table_uuid else None
 
     def contents(self, output: OutputId) -> TargetContents:
         """What the table holds of all batches, at one moment."""
@@ -90,13 +89,12 @@ class DuckDBTarget:
 
     def cursor(self, output: OutputId) -> tuple[int, int] | None:
         """(log, n) of the newest change-set that the table holds; None before the first."""
+        return self.read(lambda c: self._cursor(c, output), None)
 
-        def ask(connection: duckdb.DuckDBPyConnection) -> tuple[int, int] | None:
-            table = tables.look(connection, self._declared, output)
-            at = duckdb_changes.cursor(connection, table.table_uuid) if table.table_uuid else None
-            return None if at is None else at[:2]
-
-        return self.read(ask, None)
+    def _cursor(self, connection: duckdb.DuckDBPyConnection, output: OutputId) -> tuple[int, int] | None:
+        table = tables.look(connection, self._declared, output)
+        at = duckdb_changes.cursor(connection, table.table_uuid) if table.table_uuid else None
+        return None if at is None else at[:2]
 
     def apply_changes(
         self,
@@ -111,17 +109,12 @@ class DuckDBTarget:
     ) -> ApplyResult:
         """Apply change-set n of a log in one transaction, if the table stands at n-1; see `Target.apply_changes`."""
         change = duckdb_changes.Change(self._declared, output, (log, n, digest), upserts, deletes, schema, key)
-        step = Transaction(self._path, change.apply)
-        try:
-            result = self._with(step.run, read_only=False)
-        except duckdb.Error as error:
-            at = self.cursor(output) if step.committing else None
-            if at is None or at < (log, n):
-                raise self._unavailable(error) from error
-            result = ApplyResult(Outcome.LANDED, 0)
-        with self._reaching():
-            durable.sync_folder(self._path.parent)
-        return result
+
+        def settle(connection: duckdb.DuckDBPyConnection) -> ApplyResult | None:
+            at = self._cursor(connection, output)
+            return None if at is None or at < (log, n) else ApplyResult(Outcome.LANDED, 0)
+
+        return self.transact(change.apply, settle)
 
     def apply_rows(
         self,
@@ -146,19 +139,15 @@ class DuckDBTarget:
         After a failure the table is as before. A commit whose answer is lost is settled by reading.
         """
         load = _Load(self._declared, output, batch_id, generation, digest, tuple(files), schema, again, only)
-        step = Transaction(self._path, load.apply)
-        try:
-            result = self._with(step.run, read_only=False)
-        except duckdb.Error as error:
+
+        def settle(connection: duckdb.DuckDBPyConnection) -> ApplyResult | None:
+            found = self._loaded(connection, output, batch_id)
             # Of a load that is done again the record says nothing: it may be the one from before.
-            found = self.loaded(output, batch_id) if step.committing and not again else None
-            if found is None or (found.generation, found.digest) != (generation, digest):
-                raise self._unavailable(error) from error
-            result = ApplyResult(Outcome.LANDED, found.rows)
-        # The engine syncs its file but not the way to it, and an earlier attempt may have been killed before this.
-        with self._reaching():
-            durable.sync_folder(self._path.parent)
-        return result
+            if again or found is None or (found.generation, found.digest) != (generation, digest):
+                return None
+            return ApplyResult(Outcome.LANDED, found.rows)
+
+        return self.transact(load.apply, settle)
 
     def new_table(self, output: OutputId, schema: pa.Schema) -> NewTable:
         """Look at the table, to make it anew; see `Target.new_table`."""
@@ -183,6 +172,7 @@ class DuckDBTarget:
             if found is None:
                 raise self._unavailable(error) from error
             result = found
+        # The engine syncs its file but not the way to it, and an earlier attempt may have been killed before this.
         with self._reaching():
             durable.sync_folder(self._path.parent)
         return result

@@ -21,6 +21,7 @@ from airflow_provider_eventlog.core.sqltree import (
     Node,
     explain,
     parse,
+    reference,
     refuse_expressions,
     render,
     select_node,
@@ -164,14 +165,14 @@ class _Book:
         for call in calls:
             self._check_call(call, fail)
         placeholders = {id(call): f"_u_{i}" for i, call in enumerate(calls)}
-        outer = _replaced(item, lambda n: _reference(placeholders[id(n)]) if id(n) in placeholders else n)
+        outer = _replaced(item, lambda n: reference(placeholders[id(n)]) if id(n) in placeholders else n)
         self._check_outer(outer, set(placeholders.values()), fail)
         units = self._units(item, fail)
         if units is None:
             sql = self.render([item], tree, fail)[0]
             self.bind(sql, fail)
             return Output(name, sql, again=True)
-        merged = _replaced(item, lambda n: _reference(units[id(n)].name) if id(n) in units else n)
+        merged = _replaced(item, lambda n: reference(units[id(n)].name) if id(n) in units else n)
         return Output(name, self.render([merged], tree, fail)[0], again=False)
 
     def _calls(self, item: object) -> Iterator[Node]:
@@ -344,14 +345,3 @@ def _same(new: Any, old: Any) -> Any:
     """The old container where nothing in it has changed: calls are known by their identity."""
     values = zip(new.values(), old.values(), strict=True) if isinstance(new, dict) else zip(new, old, strict=True)
     return old if all(a is b for a, b in values) else new
-
-
-def _reference(name: str) -> Node:
-    return {
-        "class": "COLUMN_REF",
-        "type": "COLUMN_REF",
-        "alias": "",
-        "query_location": 0,
-        "query_location_length": 0,
-        "column_names": [name],
-    }

@@ -70,8 +70,7 @@ def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def number(table: pa.Table, column: str) -> npt.NDArray[np.int64]:
     """A column of integers without nulls as an array."""
-    chunks = [arrow.numbers(chunk) for chunk in table.column(column).chunks]
-    return np.concatenate(chunks).astype(np.int64, copy=False) if chunks else np.empty(0, np.int64)
+    return arrow.joined(table.column(column)).astype(np.int64, copy=False)
 
 
 def truth(table: pa.Table, column: str) -> npt.NDArray[np.bool_]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_eventlog.core.session import session
 from airflow_provider_eventlog.core.windows import state
 from airflow_provider_eventlog.core.windows.fold import Arrival, Past, fold
 from airflow_provider_eventlog.core.windows.partials import partial
@@ -55,13 +54,6 @@ FILLED: dict[str, tuple[Tumbling | Hopping, Callable[[int], list[Bounds]], int]]
     ),
 }
 AGGREGATES = {"n": "count(*)", "s": "sum(i)", "u": "count(DISTINCT i)", "sf": "sum(f)"}
-
-
-@pytest.fixture(scope="module")
-def connection() -> Iterator[duckdb.DuckDBPyConnection]:
-    """One session for all examples."""
-    with session(threads=1) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

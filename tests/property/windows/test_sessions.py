@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_eventlog.core.session import session
 from airflow_provider_eventlog.core.windows.plan import WindowPlan
 from airflow_provider_eventlog.declare.windows import Session
 from tests.property.windows import world
@@ -40,13 +38,6 @@ STEP = 10_000_000
 BASE = micros(datetime(2024, 3, 31, tzinfo=UTC))
 Found = dict[Any, tuple[int, list[Event]]]
 Late = set[tuple[int, int]]
-
-
-@pytest.fixture(scope="module")
-def connection() -> Iterator[duckdb.DuckDBPyConnection]:
-    """One session for all examples."""
-    with session(threads=1) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
