@@ -13,6 +13,8 @@ END_STATES = ("success", "failed")
 POLL_S = 0.25
 _TAIL_LINES = 40
 _PAGE = 100
+# How long a busy machine may keep the database from a call.
+_LOCKED_S = 30.0
 
 
 class ApiError(RuntimeError):
@@ -66,10 +68,19 @@ class AirflowApi:
     def api(
         self, method: str, path: str, json: object = None, params: Mapping[str, str | int] | None = None
     ) -> dict[str, Any]:
-        """One call below /api/v2, e.g. `api("GET", "/dags")`; `{}` for an empty answer. Raises ApiError."""
+        """One call below /api/v2, e.g. `api("GET", "/dags")`; `{}` for an empty answer. Raises ApiError.
+
+        A call that met a lock of Airflow's SQLite database was rolled back, and is made again.
+        """
         self._alive()
         headers = {"Authorization": f"Bearer {self.token()}"}
-        answer = self._http.request(method, f"/api/v2{path}", json=json, params=params, headers=headers)
+        deadline = time.monotonic() + _LOCKED_S
+        while True:
+            answer = self._http.request(method, f"/api/v2{path}", json=json, params=params, headers=headers)
+            locked = answer.status_code == 500 and "Database error" in answer.text
+            if not locked or time.monotonic() > deadline:
+                break
+            time.sleep(POLL_S)
         if not answer.is_success:
             raise ApiError(method, path, answer.status_code, answer.text)
         return dict(answer.json()) if answer.content else {}

@@ -438,13 +438,35 @@ def test_a_lost_answer_to_a_commit_is_settled_by_reading(room: Room, monkeypatch
     assert room.query("select count(*) from orders") == [(3,)]
 
 
+def test_a_file_that_another_process_has_just_begun_is_waited_for(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A young file without its headers becomes a database in a moment; one left by a kill is refused."""
+    room.file.parent.mkdir()
+    room.file.write_bytes(bytes(4096))
+    real, tried = duckdb.connect, []
+
+    def connect(*args: Any, **more: Any) -> Any:
+        tried.append(args)
+        if len(tried) == 3:
+            room.file.unlink()
+        return real(*args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(duckdb, "connect", connect)
+        assert apply(room, range(3)) == ApplyResult(Outcome.LANDED, 3)
+    assert len(tried) == 3
+    room.file.write_bytes(bytes(4096))
+    os.utime(room.file, (1, 1))
+    with pytest.raises(TargetOwnedError, match="no DuckDB file"):
+        apply(room, range(3))
+
+
 def test_files_that_are_no_database_and_folders_that_cannot_be_made(room: Room) -> None:
     """A foreign file is refused and left as it is; a path below a file is unavailable."""
     room.file.parent.mkdir()
-    room.file.write_bytes(b"x" * 10_000)
+    room.file.write_bytes(b"x" * 20_000)
     with pytest.raises(TargetOwnedError, match="no DuckDB file"):
         apply(room, range(3))
-    assert room.file.read_bytes() == b"x" * 10_000
+    assert room.file.read_bytes() == b"x" * 20_000
     below = DuckDBTarget(DuckDB("data/orders.duckdb/x/y.duckdb", table="t"), room.home)
     with pytest.raises(TargetUnavailableError):
         below.apply_rows(OURS, "b", 1, "d", [], partfile.part_schema(pipeline()))

@@ -40,6 +40,8 @@ from airflow_provider_eventlog.declare.outputs import DuckDB
 
 T = TypeVar("T")
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.02, 0.5
+# A new file gets its three headers of 4 KiB at once; one that is still shorter after this was left by a kill.
+_HEADERS, _MAKING_S = 3 * 4096, 5.0
 
 
 class DuckDBTarget:
@@ -195,7 +197,7 @@ class DuckDBTarget:
                 with self._open(read_only) as connection:
                     return work(connection)
             except duckdb.Error as error:
-                if not _is_busy(error):
+                if not _is_busy(error) and not (_is_foreign(error) and self._is_being_made()):
                     raise
                 if time.monotonic() + wait > deadline:
                     raise TargetBusyError(
@@ -216,6 +218,14 @@ class DuckDBTarget:
         finally:
             connection.close()
 
+    def _is_being_made(self) -> bool:
+        """Whether the file may be one that another process has just begun: too short for its headers, and young."""
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return True
+        return found.st_size < _HEADERS and time.time() - found.st_mtime < _MAKING_S
+
     @contextmanager
     def _reaching(self) -> Iterator[None]:
         try:
@@ -224,12 +234,16 @@ class DuckDBTarget:
             raise TargetUnavailableError(f"The folder of {self._path} cannot be made or synced: {error}.") from error
 
     def _unavailable(self, error: duckdb.Error) -> EventLogError:
-        if "not a valid DuckDB database" in str(error):
+        if _is_foreign(error):
             return TargetOwnedError(f"{self._path} is no DuckDB file; name another path.")
         return TargetUnavailableError(
             f"The DuckDB file {self._path} failed: {type(error).__name__}: {printable(str(error), 300)}. Nothing of "
             f"this load is visible; retry."
         )
+
+
+def _is_foreign(error: duckdb.Error) -> bool:
+    return "not a valid DuckDB database" in str(error)
 
 
 def _is_busy(error: duckdb.Error) -> bool:
