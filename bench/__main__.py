@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-PARTS = ("bench.imports", "bench.small", "bench.land")
+PARTS = ("bench.imports", "bench.small", "bench.land", "bench.plan")
 
 
 def main() -> int:

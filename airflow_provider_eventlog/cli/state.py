@@ -97,13 +97,11 @@ def _chosen(args: argparse.Namespace) -> list[dict[str, Any]]:
     ledger = _ledger(args)
     try:
         registered(ledger, args.pipeline)
-        found = reporting.batches(ledger, args.pipeline)
+        found = reporting.batches(ledger, args.pipeline, args.batch)
     finally:
         ledger.close()
-    if args.batch is not None:
-        found = [b for b in found if b["batch_id"] == args.batch]
-        if not found:
-            raise UsageError(f"Pipeline {args.pipeline!r} has no batch {args.batch!r}.")
+    if args.batch is not None and not found:
+        raise UsageError(f"Pipeline {args.pipeline!r} has no batch {args.batch!r}.")
     return found
 
 

@@ -53,7 +53,8 @@ def adopt(
         before = _refuse_pointless(tx.epochs(), stream, observed.topic.identity)
         found = origin.find(observed, begun, functools.partial(origin.refuse, stream.topic))
         # Instants go on over the epochs, so that an interval is one of exactly one of them.
-        instant = max(observed.now, tx.cuts(before.epoch)[-1].instant + 1)
+        newest = tx.newest_cut(before.epoch)
+        instant = observed.now if newest is None else max(observed.now, newest.instant + 1)
         cut = Cut(instant, "origin", {p: f.offset for p, f in found.items()}, {p: f.by for p, f in found.items()})
         made = tx.add_epoch(observed.topic.identity, why)
         tx.add_cut(made.epoch, cut)

@@ -14,13 +14,17 @@ def decide(engine: Engine, decision: Decision) -> None:
     """
     engine.ledger.decide(decision)
     _publish(engine, decision)
+    engine.ledger.written([decision.id])
 
 
 def write_down(engine: Engine, stream: str) -> None:
     """Write the records of those decisions about a stream that have none yet, for one whose attempt was killed."""
-    for decision in engine.ledger.decisions(stream):
+    missing = engine.ledger.unwritten(stream)
+    for decision in missing:
         if not engine.staging.exists(paths.decision(stream, decision.kind, decision.id)):
             _publish(engine, decision)
+    if missing:
+        engine.ledger.written([decision.id for decision in missing])
 
 
 def _publish(engine: Engine, decision: Decision) -> None:

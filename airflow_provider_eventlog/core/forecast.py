@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from airflow_provider_eventlog.core.errors import EventLogError, ReadCancelledError, SourceAuthorizationError
-from airflow_provider_eventlog.core.offsets import OffsetRange, below, people, subtract
+from airflow_provider_eventlog.core.offsets import Looked, OffsetRange, below, people, subtract
 from airflow_provider_eventlog.core.planning.words import when
 from airflow_provider_eventlog.core.protocols import Ledger, LogSource, Retention
 
@@ -74,17 +74,20 @@ class Forecast:
         }
 
 
-def forecast(ledger: Ledger, source: LogSource, stream: str, now: int, *, exact: bool = True) -> Forecast:
+def forecast(
+    ledger: Ledger, source: LogSource, stream: str, now: int, *, exact: bool = True, looked: Looked | None = None
+) -> Forecast:
     """What happens to the stream's unlanded offsets; reads only, in about ten requests to Kafka.
 
-    now    milliseconds since 1970 UTC
-    exact  False asks only whether there is something to warn of, in five requests: `goes_from` may then be earlier
-           than it could be told
+    now     milliseconds since 1970 UTC
+    exact   False asks only whether there is something to warn of, in few requests: `goes_from` may then be earlier
+            than it could be told
+    looked  what a plan has just seen of the topic; without it three more requests ask for it
 
     Of the source's errors only ReadCancelledError is raised: the others make the forecast UNKNOWN, with their text.
     """
     try:
-        return _forecast(ledger, source, stream, now, exact=exact)
+        return _forecast(ledger, source, stream, now, exact, looked)
     except ReadCancelledError:
         raise
     except EventLogError as error:
@@ -96,16 +99,17 @@ def unknown(why: str) -> Forecast:
     return Forecast(Expiry.UNKNOWN, f"unknown: {why}")
 
 
-def _forecast(ledger: Ledger, source: LogSource, stream: str, now: int, *, exact: bool) -> Forecast:
+def _forecast(ledger: Ledger, source: LogSource, stream: str, now: int, exact: bool, looked: Looked | None) -> Forecast:
     epochs = ledger.epochs(stream)
     if not epochs:
         return unknown("nothing of the stream was planned yet")
-    pinned, found = epochs[-1], source.describe().identity
-    if pinned.identity != found:
-        return unknown(f"the topic is {found} now, the stream is pinned to {pinned.identity}")
-    # The ends first: what is appended meanwhile is then not taken for expired.
-    ends, starts = source.log_ends(), source.log_starts()
-    waiting = _unlanded(ledger, stream, pinned.epoch, ends)
+    if looked is None:
+        # The ends before the starts: what is appended meanwhile is then not taken for expired.
+        looked = Looked(identity=source.describe().identity, ends=source.log_ends(), starts=source.log_starts())
+    pinned, ends, starts = epochs[-1], looked.ends, looked.starts
+    if pinned.identity != looked.identity:
+        return unknown(f"the topic is {looked.identity} now, the stream is pinned to {pinned.identity}")
+    waiting = ledger.unlanded(stream, pinned.epoch, ends)
     lost = below(waiting, starts)
     live = subtract(waiting, lost)
     firsts: dict[int, int] = {}
@@ -132,17 +136,6 @@ def _forecast(ledger: Ledger, source: LogSource, stream: str, now: int, *, exact
         kept,
         " ".join(warnings) or None,
     )
-
-
-def _unlanded(ledger: Ledger, stream: str, epoch: int, ends: Mapping[int, int]) -> tuple[OffsetRange, ...]:
-    """What lies between the epoch's first cut and the ends of the log and is not landed, in order."""
-    origin = {r.partition: r.start for r in ledger.audit(stream).extents(epoch)}
-    if origin:
-        # A partition that no cut knows appeared after them: all of it is wanted.
-        wanted = [OffsetRange(p, min(origin.get(p, 0), end), end) for p, end in sorted(ends.items())]
-    else:
-        wanted = list(ledger.coverage(stream, epoch))
-    return subtract(wanted, ledger.coverage(stream, epoch, landed=True))
 
 
 def _expiry(source: LogSource, now: int, firsts: Mapping[int, int], kept: Retention | None, *, exact: bool) -> Forecast:

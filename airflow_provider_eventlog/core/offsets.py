@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -231,8 +231,20 @@ class SliceRef(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Looked:
+    """What a plan saw of its topic: first retained and last stable offset of every partition."""
+
+    identity: TopicIdentity
+    starts: Mapping[int, int]
+    ends: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What a run takes, in order, and how its slices are packed into groups (always at least one group)."""
+    """What a run takes, in order, and how its slices are packed into groups (always at least one group).
+
+    `looked` is what Kafka said at this very plan; None where a run that was bound is read again.
+    """
 
     run_key: str
     pipeline: str
@@ -243,6 +255,7 @@ class RunPlan:
     batches: tuple[PlannedBatch, ...]
     groups: tuple[tuple[SliceRef, ...], ...]
     notes: tuple[str, ...] = ()
+    looked: Looked | None = field(default=None, compare=False, repr=False)
 
     def batch(self, batch_id: str) -> PlannedBatch:
         """The entry of one batch; KeyError if the run does not take it."""

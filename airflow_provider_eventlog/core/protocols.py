@@ -5,7 +5,7 @@ Stages know these shapes only; tests wrap them to count, delay and kill effects.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,6 +32,7 @@ from airflow_provider_eventlog.core.values import (
     TargetState,
     TargetTable,
     TopicDescription,
+    Waiting,
 )
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ __all__ = [
     "TargetState",
     "TargetTable",
     "TopicDescription",
+    "Waiting",
 ]
 
 
@@ -81,6 +83,12 @@ class LogSource(Protocol):
 
     def log_ends(self) -> dict[int, int]:
         """Last stable offset of every partition (read_committed), in one request."""
+
+    def high_watermarks(self) -> dict[int, int]:
+        """Offset behind the last replicated record of every partition, committed or not, in one request.
+
+        The last stable offset stays below it at the first record of an open transaction.
+        """
 
     def offsets_at(self, instant: int, partitions: Sequence[int] | None = None) -> dict[int, FoundOffset]:
         """First visible record with a timestamp at or after `instant`, for all partitions in one request."""
@@ -271,11 +279,32 @@ class Ledger(Protocol):
     def cuts(self, stream: str, epoch: int) -> tuple[Cut, ...]:
         """Cuts in order of their instants."""
 
+    def totals(self, stream: str, epoch: int | None = None) -> tuple[int, int]:
+        """How many batches an epoch, or the whole stream, has, and how many offsets they have together."""
+
+    def holes(self, stream: str, epoch: int) -> tuple[tuple[Cut, Cut, tuple[OffsetRange, ...]], ...]:
+        """Segments that no chain batch has taken, each with its offsets that off-chain batches do not have either."""
+
+    def standing(self, pipeline: str, stream: str) -> Mapping[GenerationState, int]:
+        """How many of a stream's batches have a newest generation of the pipeline in each state."""
+
+    def newest_offsets(self, stream: str, epoch: int) -> Mapping[int, int] | None:
+        """The offsets of an epoch's newest cut by partition; None before the first."""
+
+    def waiting_offsets(self, pipeline: str, stream: str, epoch: int) -> int:
+        """How many offsets are in chain batches that the pipeline has not taken and whose raw files still stand."""
+
     def bounds(self, batch_id: str) -> tuple[Cut | None, Cut | None]:
         """The cuts at both ends of a chain batch, (None, None) for an off-chain batch; raises KeyError."""
 
     def coverage(self, stream: str, epoch: int, *, landed: bool = False) -> tuple[OffsetRange, ...]:
         """Planned ranges, or only what of them is landed; sorted, merged where they touch."""
+
+    def unlanded(self, stream: str, epoch: int, ends: Mapping[int, int]) -> tuple[OffsetRange, ...]:
+        """What lies between the epoch's first cut and the ends of its log and is not landed, sorted and merged.
+
+        A partition that no cut knows is wanted from offset 0. Without a cut it is what is planned and not landed.
+        """
 
     def losses(self, stream: str, epoch: int) -> tuple[OffsetRange, ...]:
         """Offsets that were landed as lost, sorted, merged where they touch."""
@@ -285,6 +314,12 @@ class Ledger(Protocol):
 
     def decisions(self, stream: str, kind: str | None = None) -> tuple[Decision, ...]:
         """Decisions about a stream, of one kind or all, by time and id."""
+
+    def unwritten(self, stream: str) -> tuple[Decision, ...]:
+        """Decisions about a stream of which `written` was not told, by time and id."""
+
+    def written(self, ids: Iterable[str]) -> None:
+        """Note that the records of decisions stand in staging."""
 
     def audit(self, stream: str) -> LedgerAudit:
         """The stream in bulk, read only."""
@@ -352,6 +387,15 @@ class Ledger(Protocol):
     def folds(self, pipeline: str, output: str, log: int, after: int = 0) -> tuple[FoldRecord, ...]:
         """Folds of a log with a number above `after`, in order."""
 
+    def folds_about(self, pipeline: str, output: str, log: int, batch_id: str) -> tuple[FoldRecord, ...]:
+        """The folds of a log that a batch entered by, in order."""
+
+    def chain_from(self, stream: str, epoch: int, instant: int, limit: int = 1) -> tuple[BatchPlan, ...]:
+        """The first `limit` chain batches that begin at `instant` or later, in chain order."""
+
+    def newest_instant(self, stream: str, epoch: int) -> int | None:
+        """The instant of an epoch's newest cut; None before the first."""
+
     def last_fold(self, pipeline: str, output: str, log: int) -> FoldRecord | None:
         """The newest fold of a log."""
 
@@ -378,25 +422,55 @@ class PlanningTransaction(Protocol):
         """Open the next epoch."""
 
     def cuts(self, epoch: int) -> tuple[Cut, ...]:
-        """Cuts by instant."""
+        """All cuts by instant; a plan asks for those that it needs."""
+
+    def cuts_between(self, epoch: int, low: int, high: int) -> tuple[Cut, ...]:
+        """Cuts from one instant to another, both included, in order."""
+
+    def neighbours(self, epoch: int, instant: int) -> tuple[Cut | None, Cut | None]:
+        """The nearest cuts at or before `instant`, and after it."""
+
+    def first_instant(self, epoch: int) -> int | None:
+        """The instant of the first cut."""
+
+    def newest_cut(self, epoch: int) -> Cut | None:
+        """The cut with the greatest instant."""
 
     def add_cut(self, epoch: int, cut: Cut) -> None:
         """Add a cut; the caller has clamped it between its neighbours."""
 
     def batches(self, epoch: int) -> tuple[BatchPlan, ...]:
-        """Chain batches in chain order, then off-chain ones."""
+        """All batches, chain batches in chain order, then off-chain ones; a plan asks for those that it needs."""
+
+    def segments(self, epoch: int, start: int, end: int) -> tuple[BatchPlan, ...]:
+        """Chain batches of which a part lies between two instants, in chain order."""
+
+    def segment_around(self, epoch: int, instant: int) -> BatchPlan | None:
+        """The chain batch that begins before an instant and ends after it."""
+
+    def batches_by_id(self, ids: Iterable[str]) -> Mapping[str, BatchPlan]:
+        """Those of the batches that exist."""
 
     def coverage(self, epoch: int, partitions: Sequence[int] | None = None) -> tuple[OffsetRange, ...]:
-        """Planned ranges, sorted."""
+        """All planned ranges, sorted; a plan asks for what is `covered`."""
+
+    def covered(self, epoch: int, wanted: Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:
+        """Planned slices that have any of the wanted offsets, sorted, merged where they touch."""
 
     def add_batch(self, plan: BatchPlan) -> None:
         """Add a batch with its slices; overlapping coverage is refused by AccountingError."""
 
-    def taken(self, pipeline: str, epoch: int) -> frozenset[str]:
-        """Ids of the batches for which the pipeline has a generation."""
+    def waiting(self, pipeline: str, epoch: int, limit: int | None = None, *, landed: bool = False) -> Waiting:
+        """The first `limit` chain batches that the pipeline has not taken and whose raw files retention has not let go.
 
-    def landed(self, epoch: int) -> frozenset[str]:
-        """Ids of the batches that are landed."""
+        landed  only landed ones of them
+        """
+
+    def landed(self, ids: Iterable[str]) -> frozenset[str]:
+        """Those of the batches that are landed."""
+
+    def gone(self, ids: Iterable[str]) -> Mapping[str, Decision]:
+        """Those of the batches whose raw files retention has let go, each with the decision that did."""
 
     def owners(self, epoch: int, wanted: Sequence[OffsetRange]) -> tuple[BatchPlan, ...]:
         """Batches that hold any of the wanted offsets: chain batches in chain order, then off-chain ones."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from itertools import pairwise
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from airflow_provider_eventlog.core import accounting
-from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, between, subtract
+from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange
 from airflow_provider_eventlog.core.planning.chain import LOSS
 from airflow_provider_eventlog.core.planning.words import when
-from airflow_provider_eventlog.core.protocols import GenerationRecord, Ledger
+from airflow_provider_eventlog.core.protocols import GenerationRecord, GenerationState, Ledger
 
 
 def status(ledger: Ledger) -> dict[str, Any]:
@@ -19,22 +17,18 @@ def status(ledger: Ledger) -> dict[str, Any]:
     streams = [_stream(ledger, name) for name, _ in ledger.streams() if ledger.epochs(name)]
     pipelines = []
     for name, stream, recipe, _ in ledger.pipelines():
-        states = Counter(b["state"] for b in batches(ledger, name))
-        pipelines.append(
-            {
-                "pipeline": name,
-                "stream": stream,
-                "recipe": recipe,
-                "batches": {s: states[s] for s in ("planned", "held", "validated", "loaded", "not taken")},
-            }
-        )
+        standing = ledger.standing(name, stream)
+        states = {state.value: standing.get(state, 0) for state in GenerationState}
+        not_taken = ledger.totals(stream)[0] - sum(states.values())
+        batches = {**states, "not taken": not_taken}
+        pipelines.append({"pipeline": name, "stream": stream, "recipe": recipe, "batches": batches})
     return {"streams": streams, "pipelines": pipelines}
 
 
 def _stream(ledger: Ledger, name: str) -> dict[str, Any]:
     epoch = ledger.epochs(name)[-1]
-    found = [plan for plan, _ in ledger.batches(name, epoch.epoch)]
-    cuts = ledger.cuts(name, epoch.epoch)
+    count, length = ledger.totals(name, epoch.epoch)
+    newest = ledger.newest_instant(name, epoch.epoch)
     losses = ledger.losses(name, epoch.epoch)
     return {
         "stream": name,
@@ -42,44 +36,44 @@ def _stream(ledger: Ledger, name: str) -> dict[str, Any]:
         "topic": epoch.identity.topic,
         "topic_id": epoch.identity.topic_id,
         "cluster_id": epoch.identity.cluster_id,
-        "batches": len(found),
-        "offsets": sum(b.length for b in found),
-        "newest_cut": when(cuts[-1].instant) if cuts else None,
-        "holes": holes(cuts, found),
+        "batches": count,
+        "offsets": length,
+        "newest_cut": None if newest is None else when(newest),
+        "holes": [_hole(*hole) for hole in ledger.holes(name, epoch.epoch)],
         "lost": sum(map(len, losses)),
         "losses": [str(r) for r in losses],
         "recorded_losses": [{"at": when(d.at), "why": d.why} for d in ledger.decisions(name, LOSS)],
     }
 
 
-def holes(cuts: Iterable[Cut], found: Iterable[BatchPlan]) -> list[dict[str, Any]]:
-    """Segments that no chain batch has taken, with the offsets that off-chain batches do not cover either."""
-    plans = list(found)
-    taken = {b.from_instant for b in plans if b.kind == "chain"}
-    covered = [r for b in plans for r in b.ranges]
-    result = []
-    for low, high in pairwise(cuts):
-        if low.instant in taken:
-            continue
-        rest = subtract(between(low, high), covered)
-        result.append(
-            {
-                "from": when(low.instant),
-                "to": when(high.instant),
-                "offsets": sum(map(len, rest)),
-                "ranges": [str(r) for r in rest],
-            }
-        )
-    return result
+def _hole(low: Cut, high: Cut, rest: Sequence[OffsetRange]) -> dict[str, Any]:
+    return {
+        "from": when(low.instant),
+        "to": when(high.instant),
+        "offsets": sum(map(len, rest)),
+        "ranges": [str(r) for r in rest],
+    }
 
 
-def batches(ledger: Ledger, pipeline: str) -> list[dict[str, Any]]:
-    """Every batch of the pipeline's stream, chain first, with the newest generation that this pipeline has of it."""
+def batches(ledger: Ledger, pipeline: str, batch_id: str | None = None) -> list[dict[str, Any]]:
+    """Batches of the pipeline's stream, chain first, each with the newest generation that this pipeline has of it.
+
+    batch_id  only this one of them, or none if it is not of the stream
+    """
     stream = next(s for p, s, _, _ in ledger.pipelines() if p == pipeline)
     newest: dict[str, GenerationRecord] = {}
-    for generation in ledger.generations(pipeline):
+    for generation in ledger.generations(pipeline, batch_id):
         newest[generation.batch_id] = generation
-    return [_batch(plan, newest.get(plan.batch_id)) for plan, _ in ledger.batches(stream)]
+    plans = [plan for plan, _ in ledger.batches(stream)] if batch_id is None else _one(ledger, stream, batch_id)
+    return [_batch(plan, newest.get(plan.batch_id)) for plan in plans]
+
+
+def _one(ledger: Ledger, stream: str, batch_id: str) -> list[BatchPlan]:
+    try:
+        plan, _ = ledger.batch(batch_id)
+    except KeyError:
+        return []
+    return [plan] if plan.stream == stream else []
 
 
 def _batch(plan: BatchPlan, generation: GenerationRecord | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_eventlog.core.errors import EventLogError, RawExpiredError, StagingMissingError
 from airflow_provider_eventlog.core.planning.words import when
-from airflow_provider_eventlog.core.protocols import Decision, PlanningTransaction, SliceRecord
+from airflow_provider_eventlog.core.protocols import Decision, SliceRecord
 
 if TYPE_CHECKING:
     from airflow_provider_eventlog.core.engine import Engine
@@ -45,11 +45,6 @@ def expired_raw(decisions: Iterable[Decision]) -> dict[str, Decision]:
             else:
                 gone.pop(batch_id, None)
     return gone
-
-
-def gone_raw(tx: PlanningTransaction) -> dict[str, Decision]:
-    """The same as a plan sees it."""
-    return expired_raw((*tx.decisions(EXPIRED), *tx.decisions(RESTORED)))
 
 
 def expired_parts(decisions: Iterable[Decision], pipeline: str) -> dict[str, tuple[int, Decision]]:

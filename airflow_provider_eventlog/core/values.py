@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Any
 
-from airflow_provider_eventlog.core.offsets import OffsetRange, TopicIdentity
+from airflow_provider_eventlog.core.offsets import BatchPlan, OffsetRange, TopicIdentity
 from airflow_provider_eventlog.core.staging.records import digest
 
 
@@ -179,6 +179,29 @@ class Decision:
         return digest(self.to_json())[:24]
 
 
+# Up to so many waiting batches are counted.
+COUNTED = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Chain batches that a pipeline has not taken, in chain order.
+
+    more        how many more wait, counted up to `COUNTED`
+    gone        how many were passed over because retention has let their raw files go; those are told of once
+    first_gone  the first of them
+    """
+
+    batches: tuple[BatchPlan, ...]
+    more: int = 0
+    gone: int = 0
+    first_gone: str | None = None
+
+    def remaining(self, beside: int = 0) -> str:
+        """How many wait behind `batches`, and `beside` others, in words."""
+        return f"{'at least ' if self.more >= COUNTED else ''}{self.more + beside}"
+
+
 @dataclass(frozen=True, slots=True)
 class FoldLog:
     """The numbered sequence in which generations enter an output's windows.
@@ -203,6 +226,7 @@ class FoldRecord:
 
     cause      batch, skip, amend, ...
     batch_id   the chain batch by which it moves the frontier; None if it does not move it
+    about      the batch that enters, leaves or is corrected by it, whether it moves the frontier or not
     inputs     (batch id, generation, digest of its rows) of all that it read, in order
     files      its published files by kind, each with the logical digest of its rows
     watermark  milliseconds since 1970 UTC after this fold; None while nothing is known
@@ -218,6 +242,7 @@ class FoldRecord:
     files: Mapping[str, tuple[StagedFile, str]]
     watermark: int | None
     accounting: Mapping[str, Any]
+    about: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

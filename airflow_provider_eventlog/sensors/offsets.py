@@ -182,16 +182,12 @@ class OffsetsSensor(BaseSensorOperator):
 def baseline(ledger: Ledger, source: Callable[[], LogSource], stream: Stream, pipeline: Pipeline | None) -> Baseline:
     """From where offsets of `stream` count; `source` is called only where its start must be looked up in Kafka."""
     epochs = ledger.epochs(stream.name)
-    cuts = ledger.cuts(stream.name, epochs[-1].epoch) if epochs else ()
-    if not cuts:
+    newest = ledger.newest_offsets(stream.name, epochs[-1].epoch) if epochs else None
+    if newest is None:
         return Baseline(_start(stream, source))
     epoch = epochs[-1]
-    pending = 0
-    if pipeline is not None:
-        taken = {g.batch_id for g in ledger.generations(pipeline.name)}
-        found = [plan for plan, _ in ledger.batches(stream.name, epoch.epoch)]
-        pending = sum(b.length for b in found if b.kind == "chain" and b.batch_id not in taken)
-    return Baseline(dict(cuts[-1].offsets), pending, epoch.identity)
+    pending = 0 if pipeline is None else ledger.waiting_offsets(pipeline.name, stream.name, epoch.epoch)
+    return Baseline(dict(newest), pending, epoch.identity)
 
 
 def _start(stream: Stream, source: Callable[[], LogSource]) -> Mapping[int, int] | None:

@@ -27,6 +27,7 @@ from airflow_provider_eventlog.core.protocols import (
     GenerationState,
     Ledger,
     PlanningTransaction,
+    Waiting,
 )
 from tests.contract.ledgers import IDENTITY, binding, cut, off_chain, part_record, segment, slice_record
 
@@ -88,7 +89,7 @@ def test_a_failed_planning_transaction_leaves_nothing(ledger: Ledger) -> None:
     assert (ledger.epochs("s"), ledger.batches("s"), ledger.coverage("s", 1)) == ((), (), ())
     assert (ledger.cuts("s", 1), ledger.generations("p"), ledger.run("k", "p")) == ((), (), None)
     with ledger.planning("s", "{}") as tx:
-        assert (tx.epochs(), tx.cuts(1), tx.batches(1), tx.taken("p", 1)) == ((), (), (), frozenset())
+        assert (tx.epochs(), tx.cuts(1), tx.batches(1), tx.waiting("p", 1)) == ((), (), (), Waiting(()))
         _begin(tx)
     assert len(ledger.batches("s")) == 1
 
@@ -101,8 +102,8 @@ def test_a_transaction_sees_its_own_writes(ledger: Ledger) -> None:
         assert [b.batch_id for b in tx.batches(1)] == ["b1"]
         assert tx.coverage(1) == (OffsetRange(0, 0, 10),)
         assert tx.coverage(1, [1]) == ()
-        assert tx.taken("p", 1) == {"b1"}
-        assert tx.taken("other", 1) == frozenset()
+        assert tx.waiting("p", 1) == Waiting(())
+        assert [b.batch_id for b in tx.waiting("other", 1).batches] == ["b1"]
 
 
 def test_epochs_are_numbered_and_an_identity_has_one(ledger: Ledger) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from airflow_provider_eventlog.cli.main import main
-from airflow_provider_eventlog.core import stages
+from airflow_provider_eventlog.core import deciding, retention, stages
 from airflow_provider_eventlog.core.ledger import open_ledger
+from airflow_provider_eventlog.core.protocols import Decision, Ledger
 from tests.support import livedin
 from tests.support.livedin import CORRECTED, answers, asked, interval
 from tests.support.upkept import LEDGER
@@ -40,6 +42,37 @@ def test_rebuilt_ledger_answers_wherever_it_is(
         following = stages.run(engine, CORRECTED, interval(2), "p-2")
     assert [b["generation"] for b in again["run"]["batches"]] == [2]
     assert [(b["generation"], b["offsets"]) for b in following["run"]["batches"]] == [(1, 5)]
+
+
+def test_rebuilt_ledger_is_searched_as_the_lost_one(
+    original: Path, tmp_path: Path, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What plans search by is made again too: open cuts, unlanded slices, batches whose raw files went, what waits."""
+    made = livedin.copied(original, tmp_path / "home")
+    with made.engine() as engine:
+        first = engine.ledger.batches("orders")[0][0]
+        payload = retention.raw_payload([first.batch_id], files=1, size=1, retention_ms=1)
+        deciding.decide(engine, Decision(retention.EXPIRED, "orders", 1, None, None, "gc", "test", 1, payload))
+        before = _searched(engine.ledger)
+    assert first.batch_id in before["gone"]
+    (made.home / LEDGER).unlink()
+    asked(capsys, "ledger", "rebuild", "--home", str(made.home), "--ledger", address)
+    ledger = open_ledger(address)
+    assert _searched(ledger) == before
+    ledger.close()
+
+
+def _searched(ledger: Ledger) -> dict[str, Any]:
+    ids = [plan.batch_id for plan, _ in ledger.batches("orders")]
+    with ledger.planning("orders", None) as tx:
+        waiting = {name: tx.waiting(name, 1) for name in ("p", "checked", "nobody")}
+        gone = tx.gone(ids)
+    return {
+        "gone": gone,
+        "waiting": {name: (found.batches, found.gone, found.first_gone) for name, found in waiting.items()},
+        "unlanded": ledger.unlanded("orders", 1, {0: 100, 1: 100}),
+        "unwritten": ledger.unwritten("orders"),
+    }
 
 
 def test_rebuilding_over_a_ledger_is_refused(original: Path, address: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from airflow_provider_eventlog.cli.main import main
 from airflow_provider_eventlog.core.kafka.admin import TopicAdmin
 from airflow_provider_eventlog.core.kafka.producer import Record, produce
+from airflow_provider_eventlog.core.ledger import open_ledger
 
 DECLARATION = """
 from airflow_provider_eventlog.declare import DuckDB, Json, Pipeline, Rows, Stream
@@ -120,6 +122,39 @@ def test_what_was_landed_before_is_loaded_without_its_topic(world: World) -> Non
         epochs.append((report["run"]["epoch"], [b["mode"] for b in report["run"]["batches"]]))
     assert epochs == [(1, ["replay", "replay"]), (2, ["new"])]
     assert world.ids("late") == [*range(20), *range(100, 110)]
+
+
+def test_an_interval_before_the_adoption_is_taken_from_staging(world: World) -> None:
+    """Its batches are replayed though their topic is gone; what was never planned is refused; later ones are new."""
+    ledger = open_ledger(world.home / "eventlog/ledger.sqlite")
+    bounds = [_text(plan.to_instant or 0) for plan, _ in ledger.batches("s")]
+    ledger.close()
+    world.replace(range(100, 110))
+    code, refused, _ = world("run", "late", "--interval", bounds[0], bounds[1])
+    assert (code, refused["error"]["type"]) == (1, "TopicReplacedError")
+    adopted = _text(world.adopt("--start", "earliest")[1]["origin"]["instant"])
+    code, report, _ = world("run", "late", "--interval", bounds[0], bounds[1])
+    assert (code, report["run"]["epoch"], [b["mode"] for b in report["run"]["batches"]]) == (0, 1, ["replay"])
+    assert world.ids("late") == list(range(10, 20))
+    code, refused, _ = world("run", "late", "--interval", bounds[1], adopted)
+    assert (code, refused["error"]["type"]) == (1, "TopicReplacedError")
+    assert "epoch 1" in refused["error"]["message"]
+    assert "nothing of it was" in refused["error"]["message"]
+    code, report, _ = world("run", "late", "--interval", adopted, _later(adopted))
+    assert (code, report["run"]["epoch"], [b["mode"] for b in report["run"]["batches"]]) == (0, 2, ["new"])
+    assert world.ids("late") == [*range(10, 20), *range(100, 110)]
+
+
+def _text(instant: int) -> str:
+    return datetime.fromtimestamp(instant / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+def _later(instant: str) -> str:
+    """One millisecond later, once it is past."""
+    later = datetime.fromisoformat(instant) + timedelta(milliseconds=1)
+    while datetime.now(UTC) <= later:
+        time.sleep(0.001)
+    return later.isoformat(timespec="milliseconds")
 
 
 def test_offsets_of_an_earlier_epoch_are_named_with_it(world: World) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from airflow_provider_eventlog.core import stages
 from airflow_provider_eventlog.core.errors import ConnectionConfigError, TopicNotFoundError
 from airflow_provider_eventlog.core.kafka.producer import Record, produce
 from airflow_provider_eventlog.core.kafka.source import KafkaSource
+from airflow_provider_eventlog.core.ledger import open_ledger
 from airflow_provider_eventlog.core.offsets import OffsetRange
-from tests.kafka.world import counted
+from airflow_provider_eventlog.core.planning import plan_run
+from airflow_provider_eventlog.core.requests import RunRequest
+from airflow_provider_eventlog.declare import DuckDB, Pipeline, Rows, Stream
+from tests.kafka.world import Topic, World, counted, until
 
 PARTITIONS = 12
 
@@ -27,12 +33,53 @@ def source(eventlog_kafka: Any, eventlog_topic: Callable[..., str]) -> KafkaSour
 
 
 def test_each_lookup_is_one_request(source: KafkaSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starts, ends and offsets by time ask once for all partitions, however many there are."""
+    """Starts, ends, high watermarks and offsets by time ask once for all partitions, however many there are."""
     asked = counted(monkeypatch)
     assert source.log_starts() == dict.fromkeys(range(PARTITIONS), 0)
     assert source.log_ends() == {p: p for p in range(PARTITIONS)}
+    assert source.high_watermarks() == {p: p for p in range(PARTITIONS)}
     source.offsets_at(1)
-    assert asked == [PARTITIONS] * 3
+    assert asked == [PARTITIONS] * 4
+
+
+def test_a_plan_asks_once_for_all_partitions(
+    source: KafkaSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan by time over a real topic: starts, ends, high watermarks and each bound are one request for offsets."""
+    stream = Stream(source.topic, start="interval")
+    pipeline = Pipeline("p", stream=stream, outputs=[Rows(DuckDB("x.duckdb", table="t"))])
+    ledger = open_ledger(tmp_path / "ledger.sqlite")
+    asked = counted(monkeypatch)
+    request = RunRequest("interval", interval=(2000, 5000))
+    made = plan_run(ledger, lambda: source, pipeline, request, "r", 1_000_000)
+    assert sum(p.batch.length for p in made.batches) == sum(min(p - 1, 3) for p in range(2, PARTITIONS))
+    assert asked == [PARTITIONS] * 5
+    ledger.close()
+
+
+def test_an_open_transaction_shows_between_last_stable_offset_and_high_watermark(
+    eventlog_kafka: Any, eventlog_topic: Callable[..., str], tmp_path: Path
+) -> None:
+    """The plan ends at the first open record, names its offset and how many wait; the next one takes them."""
+    topic = Topic(eventlog_kafka.bootstrap_servers, eventlog_topic(partitions=2))
+    topic.values(b"a", b"b", b"c")
+    topic.values(b"d", partition=1)
+    producer = topic.transaction(b"e", b"f", end="open")
+    topic.values(b"g")
+    source = topic.source()
+    until("the open records are replicated", lambda: source.high_watermarks() == {0: 6, 1: 1})
+    assert source.log_ends() == {0: 3, 1: 1}
+    world = World(topic, tmp_path)
+    made = world.plan(world.pipeline(), "r1")
+    assert [str(r) for r in made.batches[0].batch.ranges] == ["0:0-3", "1:0-1"]
+    (note,) = made.notes
+    assert "partition 0 waits at offset 3 (3 offsets wait)" in note
+    assert "partition 1" not in note
+    assert note in stages.headline(made)
+    producer.commit_transaction(30)
+    until("the marker is written", lambda: source.log_ends()[0] == 7)
+    made = world.plan(world.pipeline(), "r2")
+    assert ([str(r) for r in made.batches[0].batch.ranges], made.notes) == (["0:3-7"], ())
 
 
 @pytest.mark.parametrize(

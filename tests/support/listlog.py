@@ -22,10 +22,18 @@ FIRST_MS = 1_700_000_000_000
 
 
 class ListLog:
-    """Implements `LogSource`; `values[p]` are the payloads of partition p from offset 0 on, and may grow."""
+    """Implements `LogSource`; `values[p]` are the payloads of partition p from offset 0 on, and may grow.
+
+    identity   what the topic is; another one makes it a topic that was deleted and created again
+    open_from  per partition where an open transaction holds the last stable offset
+    asked      the look-ups, each with how many partitions it was for
+    """
 
     def __init__(self, *values: list[bytes | None]) -> None:
         self.values = list(values)
+        self.identity = IDENTITY
+        self.open_from: dict[int, int] = {}
+        self.asked: list[tuple[str, int]] = []
         self.reads: list[OffsetRange] = []
         self.timestamps: dict[tuple[int, int], int] = {}
         self._last_read = SliceRead((), 0, 0)
@@ -34,20 +42,26 @@ class ListLog:
         return self.timestamps.get((partition, offset), FIRST_MS + 1000 * offset)
 
     def describe(self) -> TopicDescription:
-        return TopicDescription(IDENTITY, len(self.values))
+        self.asked.append(("describe", len(self.values)))
+        return TopicDescription(self.identity, len(self.values))
 
     def log_starts(self) -> dict[int, int]:
+        self.asked.append(("starts", len(self.values)))
         return dict.fromkeys(range(len(self.values)), 0)
 
     def log_ends(self) -> dict[int, int]:
-        return {p: len(v) for p, v in enumerate(self.values)}
+        self.asked.append(("ends", len(self.values)))
+        return {p: min(len(v), self.open_from.get(p, len(v))) for p, v in enumerate(self.values)}
 
     def high_watermarks(self) -> dict[int, int]:
-        return self.log_ends()
+        self.asked.append(("high", len(self.values)))
+        return {p: len(v) for p, v in enumerate(self.values)}
 
     def offsets_at(self, instant: int, partitions: Sequence[int] | None = None) -> dict[int, FoundOffset]:
         found = {}
-        for p in range(len(self.values)) if partitions is None else partitions:
+        asked = range(len(self.values)) if partitions is None else partitions
+        self.asked.append(("at", len(asked)))
+        for p in asked:
             later = ((o, self.timestamp(p, o)) for o in range(len(self.values[p])))
             offset, stamp = next(((o, t) for o, t in later if t >= instant), (None, None))
             found[p] = FoundOffset(offset, stamp)
@@ -57,6 +71,7 @@ class ListLog:
         return {}
 
     def retention(self) -> Retention:
+        self.asked.append(("retention", 1))
         return Retention(("delete",), None, None, "CreateTime")
 
     def probe(self, partition: int, start: int, instant: int, believed_until: int, limit: int) -> int | None:
@@ -74,7 +89,7 @@ class ListLog:
         values = self.values[wanted.partition]
         rows: list[dict[str, Any]] = [
             {
-                "topic": IDENTITY.topic,
+                "topic": self.identity.topic,
                 "partition": wanted.partition,
                 "offset": offset,
                 "timestamp": self.timestamp(wanted.partition, offset),

@@ -68,6 +68,9 @@ class SeededLog:
     def log_ends(self) -> dict[int, int]:
         return dict(enumerate(self._lengths))
 
+    def high_watermarks(self) -> dict[int, int]:
+        return self.log_ends()
+
     def offsets_at(self, instant: int, partitions: Sequence[int] | None = None) -> dict[int, FoundOffset]:
         return {p: self._at(p, instant) for p in (range(len(self._lengths)) if partitions is None else partitions)}
 

@@ -10,7 +10,10 @@ from airflow_provider_eventlog.core.protocols import FoundOffset, Retention, Sli
 
 
 class SimSource:
-    """Implements the look-ups of `LogSource`; `logs[p]` are the timestamps (ms) of partition p from offset 0 on."""
+    """Implements the look-ups of `LogSource`; `logs[p]` are the timestamps (ms) of partition p from offset 0 on.
+
+    `open_from[p]` is where an open transaction holds the last stable offset of partition p.
+    """
 
     def __init__(self, logs: dict[int, list[int]], *, topic: str = "t", topic_id: str | None = "id-1") -> None:
         self.logs = logs
@@ -18,6 +21,7 @@ class SimSource:
         self.identity = TopicIdentity("cluster", topic, topic_id)
         self.groups: dict[str, dict[int, int]] = {}
         self.requests: list[str] = []
+        self.open_from: dict[int, int] = {}
         self.kept: Retention | Exception = Retention(("delete",), None, None, "CreateTime")
 
     def describe(self) -> TopicDescription:
@@ -30,6 +34,10 @@ class SimSource:
 
     def log_ends(self) -> dict[int, int]:
         self.requests.append("ends")
+        return {p: min(len(log), self.open_from.get(p, len(log))) for p, log in self.logs.items()}
+
+    def high_watermarks(self) -> dict[int, int]:
+        self.requests.append("high")
         return {p: len(log) for p, log in self.logs.items()}
 
     def offsets_at(self, instant: int, partitions: Sequence[int] | None = None) -> dict[int, FoundOffset]:

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,14 +47,11 @@ class Ledger:
     def epochs(self, stream: str) -> tuple[EpochRecord, ...]:
         return (EpochRecord(stream, 1, IDENTITY, "first plan"),) if self._cuts else ()
 
-    def cuts(self, stream: str, epoch: int) -> tuple[Cut, ...]:
-        return self._cuts
+    def newest_offsets(self, stream: str, epoch: int) -> Mapping[int, int] | None:
+        return self._cuts[-1].offsets if self._cuts else None
 
-    def batches(self, stream: str, epoch: int) -> list[tuple[BatchPlan, None]]:
-        return [(b, None) for b in self._batches]
-
-    def generations(self, pipeline: str) -> list[Any]:
-        return [SimpleNamespace(batch_id=b) for b in self._taken]
+    def waiting_offsets(self, pipeline: str, stream: str, epoch: int) -> int:
+        return sum(b.length for b in self._batches if b.kind == "chain" and b.batch_id not in self._taken)
 
     def close(self) -> None:
         self.closed += 1

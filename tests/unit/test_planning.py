@@ -21,7 +21,6 @@ from airflow_provider_eventlog.core.errors import (
 from airflow_provider_eventlog.core.ledger import open_ledger
 from airflow_provider_eventlog.core.offsets import OffsetRange, RunPlan, TopicIdentity, format_ranges, parse_ranges
 from airflow_provider_eventlog.core.planning import plan_run, preview_run
-from airflow_provider_eventlog.core.reporting import holes
 from airflow_provider_eventlog.core.requests import RunRequest
 from airflow_provider_eventlog.declare import DuckDB, FromGroup, Pipeline, Rows, Stream
 from tests.support.simlog import SimSource
@@ -122,10 +121,9 @@ def test_gap_hole_leaves_the_hole_for_its_run(world: World) -> None:
     world.plan(pipeline, interval(100, 200, gap="hole"), "r1")
     world.plan(pipeline, interval(300, 400, gap="hole"), "r3")
     ledger = world.ledger
-    found = holes(ledger.cuts("t", 1), [b for b, _ in ledger.batches("t", 1)])
-    assert [h["ranges"] for h in found] == [["0:19-29", "1:19-29"]]
+    assert [format_ranges(rest) for _, _, rest in ledger.holes("t", 1)] == ["0:19-29,1:19-29"]
     assert taken(world.plan(pipeline, interval(200, 300, gap="hole"), "r2")) == "0:19-29,1:19-29"
-    assert holes(ledger.cuts("t", 1), [b for b, _ in ledger.batches("t", 1)]) == []
+    assert ledger.holes("t", 1) == ()
 
 
 def test_gap_absorb_takes_what_a_pause_skipped(world: World) -> None:
@@ -342,7 +340,7 @@ def test_a_cut_is_two_requests_for_all_partitions(tmp_path: Path) -> None:
     """Look-ups are one request each over all partitions, however many there are."""
     world = World(tmp_path, partitions=200, records=20)
     world.plan(world.pipeline(), interval(50, 100), "r")
-    assert sorted(world.source.requests) == ["at", "at", "describe", "ends", "starts"]
+    assert sorted(world.source.requests) == ["at", "at", "describe", "ends", "high", "starts"]
     world.ledger.close()
 
 

@@ -86,6 +86,10 @@ class KafkaSource:
         """Last stable offset of every partition."""
         return {p: r.offset for p, r in self._list(_Spec.latest()).items()}
 
+    def high_watermarks(self) -> dict[int, int]:
+        """Offset behind the last replicated record of every partition, committed or not."""
+        return {p: r.offset for p, r in self._list(_Spec.latest(), committed=False).items()}
+
     def offsets_at(self, instant: int, partitions: Sequence[int] | None = None) -> dict[int, FoundOffset]:
         """First committed record at or after `instant`, per partition."""
         found = self._list(_Spec.for_timestamp(instant), partitions)
@@ -181,15 +185,14 @@ class KafkaSource:
             self._admin = AdminClient(settings)
         return self._admin
 
-    def _list(self, spec: Any, partitions: Sequence[int] | None = None) -> dict[int, Any]:
+    def _list(self, spec: Any, partitions: Sequence[int] | None = None, *, committed: bool = True) -> dict[int, Any]:
+        level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
         wanted = {TopicPartition(self.topic, p): spec for p in (self._known() if partitions is None else partitions)}
         if not wanted:
             return {}
         try:
             found = self._ask(
-                lambda admin, limit_s: admin.list_offsets(
-                    wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=limit_s
-                ),
+                lambda admin, limit_s: admin.list_offsets(wanted, isolation_level=level, request_timeout=limit_s),
                 "looking up offsets of",
             )
         except ReadError:

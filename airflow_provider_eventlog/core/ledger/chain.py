@@ -6,15 +6,20 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, case, func, select
+from sqlalchemy import Connection, Select, case, func, literal_column, select
 
 from airflow_provider_eventlog.core.ledger import rows
 from airflow_provider_eventlog.core.ledger.schema import batch, cut, cut_offset, epoch, slices
 from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, merged
 from airflow_provider_eventlog.core.protocols import BatchState, EpochRecord
 
-_from = cut.alias("from_cut")
-_to = cut.alias("to_cut")
+LOW = cut.alias("from_cut")
+HIGH = cut.alias("to_cut")
+_COLUMNS = (
+    *batch.c["batch_id", "stream", "epoch", "kind", "plan", "state"],
+    LOW.c.instant.label("from_instant"),
+    HIGH.c.instant.label("to_instant"),
+)
 
 
 def epochs(connection: Connection, stream: str) -> tuple[EpochRecord, ...]:
@@ -31,7 +36,7 @@ def cuts(connection: Connection, stream: str, number: int) -> tuple[Cut, ...]:
         .where(cut.c.stream == stream, cut.c.epoch == number)
         .order_by(cut.c.instant, cut_offset.c.partition)
     )
-    return _cuts(connection, query)
+    return cuts_of(connection, query)
 
 
 def neighbours(connection: Connection, stream: str, number: int, instant: int) -> tuple[Cut | None, Cut | None]:
@@ -47,7 +52,7 @@ def neighbours(connection: Connection, stream: str, number: int, instant: int) -
             .where(*here, cut.c.instant == nearest)
             .order_by(cut_offset.c.partition)
         )
-        found.append(next(iter(_cuts(connection, query)), None))
+        found.append(next(iter(cuts_of(connection, query)), None))
     return found[0], found[1]
 
 
@@ -58,7 +63,7 @@ def bounds(connection: Connection, batch_id: str) -> tuple[Cut | None, Cut | Non
     ).one_or_none()
     if ends is None:
         raise KeyError(batch_id)
-    found = [next(iter(_cuts(connection, _one_cut(end))), None) for end in ends]
+    found = [next(iter(cuts_of(connection, _one_cut(end))), None) for end in ends]
     return found[0], found[1]
 
 
@@ -71,7 +76,8 @@ def _one_cut(number: int | None) -> Select[int, str, int, int, str]:
     )
 
 
-def _cuts(connection: Connection, query: Select[int, str, int, int, str]) -> tuple[Cut, ...]:
+def cuts_of(connection: Connection, query: Select[int, str, int, int, str]) -> tuple[Cut, ...]:
+    """Cuts from rows (instant, kind, partition, offset, found_by), by instant."""
     made: list[Cut] = []
     for instant, kind, partition, offset, found_by in connection.execute(query):
         if not made or made[-1].instant != instant:
@@ -97,7 +103,7 @@ def batches(connection: Connection, stream: str, number: int | None = None) -> t
     if number is not None:
         query = query.where(batch.c.epoch == number)
     off_chain = case((batch.c.from_cut.is_(None), 1), else_=0)
-    query = query.order_by(off_chain, batch.c.epoch, _from.c.instant, batch.c.batch_id)
+    query = query.order_by(off_chain, batch.c.epoch, LOW.c.instant, batch.c.batch_id)
     return tuple((rows.batch_of(row), BatchState(row["state"])) for row in connection.execute(query).mappings())
 
 
@@ -107,15 +113,20 @@ def batches_by_id(connection: Connection, ids: Sequence[str]) -> dict[str, tuple
     return {row["batch_id"]: (rows.batch_of(row), BatchState(row["state"])) for row in found}
 
 
+def chain_batches() -> Select[*tuple[Any, ...]]:
+    """Chain batches as `rows.batch_of` reads them, found by the cut that they begin at."""
+    return (
+        select(*_COLUMNS)
+        .join_from(LOW, batch, batch.c.from_cut == LOW.c.cut_id)
+        .join(HIGH, HIGH.c.cut_id == batch.c.to_cut)
+    )
+
+
 def _batches() -> Select[*tuple[Any, ...]]:
     return (
-        select(
-            *batch.c["batch_id", "stream", "epoch", "kind", "plan", "state"],
-            _from.c.instant.label("from_instant"),
-            _to.c.instant.label("to_instant"),
-        )
-        .outerjoin_from(batch, _from, _from.c.cut_id == batch.c.from_cut)
-        .outerjoin(_to, _to.c.cut_id == batch.c.to_cut)
+        select(*_COLUMNS)
+        .outerjoin_from(batch, LOW, LOW.c.cut_id == batch.c.from_cut)
+        .outerjoin(HIGH, HIGH.c.cut_id == batch.c.to_cut)
     )
 
 
@@ -151,41 +162,10 @@ def coverage(
 
 def losses(connection: Connection, stream: str, number: int) -> tuple[OffsetRange, ...]:
     """Offsets of an epoch that were landed as lost, sorted, merged where they touch."""
-    query = select(slices.c.losses).where(slices.c.stream == stream, slices.c.epoch == number, slices.c.lost > 0)
+    # A parameter in place of the 0 would hide from the database that an index has these rows.
+    some = slices.c.lost > literal_column("0")
+    query = select(slices.c.losses).where(slices.c.stream == stream, slices.c.epoch == number, some)
     return merged(r for text in connection.execute(query).scalars() for r in rows.ranges_of(json.loads(text)))
-
-
-def owners(connection: Connection, stream: str, number: int, wanted: Sequence[OffsetRange]) -> tuple[BatchPlan, ...]:
-    """Batches that hold any of the wanted offsets: chain batches in chain order, then off-chain ones by id."""
-    ids: set[str] = set()
-    for one in wanted:
-        query = select(slices.c.batch_id).where(
-            slices.c.stream == stream,
-            slices.c.epoch == number,
-            slices.c.partition == one.partition,
-            slices.c.start < one.end,
-            slices.c.end > one.start,
-        )
-        ids.update(connection.execute(query.distinct()).scalars())
-    found = [plan for plan, _ in batches_by_id(connection, sorted(ids)).values()]
-    return tuple(sorted(found, key=lambda b: (b.from_instant is None, b.from_instant or 0, b.batch_id)))
-
-
-def last_before(connection: Connection, stream: str, number: int, wanted: OffsetRange) -> OffsetRange | None:
-    """The last planned slice that starts before the end of `wanted`: if any slice overlaps it, this one does."""
-    query = (
-        select(slices.c.partition, slices.c.start, slices.c.end)
-        .where(
-            slices.c.stream == stream,
-            slices.c.epoch == number,
-            slices.c.partition == wanted.partition,
-            slices.c.start < wanted.end,
-        )
-        .order_by(slices.c.start.desc())
-        .limit(1)
-    )
-    row = connection.execute(query).first()
-    return None if row is None else OffsetRange(*row)
 
 
 def landed_bytes(connection: Connection, stream: str, number: int) -> float | None:

@@ -7,8 +7,9 @@ import dataclasses
 from sqlalchemy import Connection, func, select
 
 from airflow_provider_eventlog.core.errors import AccountingError
-from airflow_provider_eventlog.core.ledger import rivals, rows
-from airflow_provider_eventlog.core.ledger.schema import fold, fold_log
+from airflow_provider_eventlog.core.ledger import chain, rivals, rows
+from airflow_provider_eventlog.core.ledger.schema import batch, cut, fold, fold_log
+from airflow_provider_eventlog.core.offsets import BatchPlan
 from airflow_provider_eventlog.core.protocols import FoldLog, FoldRecord
 
 
@@ -52,3 +53,27 @@ def last(connection: Connection, pipeline: str, output: str, log: int) -> FoldRe
     query = select(fold).where(fold.c.pipeline == pipeline, fold.c.output == output, fold.c.log == log)
     row = connection.execute(query.order_by(fold.c.n.desc()).limit(1)).mappings().first()
     return None if row is None else rows.fold_of(row)
+
+
+def about(connection: Connection, pipeline: str, output: str, log: int, batch_id: str) -> tuple[FoldRecord, ...]:
+    """The folds of a log that a batch entered by, in order."""
+    query = select(fold).where(
+        fold.c.pipeline == pipeline, fold.c.output == output, fold.c.log == log, fold.c.about == batch_id
+    )
+    return tuple(rows.fold_of(row) for row in connection.execute(query.order_by(fold.c.n)).mappings())
+
+
+def chain_from(connection: Connection, stream: str, epoch: int, instant: int, limit: int) -> tuple[BatchPlan, ...]:
+    """The first chain batches that begin at an instant or later, in chain order."""
+    here = (cut.c.stream == stream, cut.c.epoch == epoch, cut.c.instant >= instant)
+    query = select(batch.c.batch_id).join(cut, batch.c.from_cut == cut.c.cut_id).where(*here)
+    ids = connection.execute(query.order_by(cut.c.instant).limit(limit)).scalars().all()
+    found = chain.batches_by_id(connection, ids)
+    return tuple(found[batch_id][0] for batch_id in ids)
+
+
+def newest_instant(connection: Connection, stream: str, epoch: int) -> int | None:
+    """The instant of an epoch's newest cut."""
+    query = select(func.max(cut.c.instant)).where(cut.c.stream == stream, cut.c.epoch == epoch)
+    found: int | None = connection.execute(query).scalar_one()
+    return found

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Self
 
-from sqlalchemy import Connection, Engine, func, insert, select
+from sqlalchemy import Connection, Engine, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from airflow_provider_eventlog.core.errors import AccountingError, ContentMismatchError
-from airflow_provider_eventlog.core.ledger import bindings, chain, decisions, rivals, schema
+from airflow_provider_eventlog.core.ledger import bindings, chain, decisions, near, rivals, schema, waiting
 from airflow_provider_eventlog.core.ledger.rows import plan_text
 from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, TopicIdentity, subtract
-from airflow_provider_eventlog.core.protocols import BatchState, Decision, EpochRecord, GenerationState, RunBinding
+from airflow_provider_eventlog.core.protocols import (
+    BatchState,
+    Decision,
+    EpochRecord,
+    GenerationState,
+    RunBinding,
+    Waiting,
+)
 
 
 class SqlPlanning:
@@ -94,8 +101,24 @@ class SqlPlanning:
         return made
 
     def cuts(self, epoch: int) -> tuple[Cut, ...]:
-        """Cuts by instant."""
+        """All cuts by instant."""
         return chain.cuts(self._connection, self._stream, epoch)
+
+    def cuts_between(self, epoch: int, low: int, high: int) -> tuple[Cut, ...]:
+        """Cuts from one instant to another, both included, in order."""
+        return near.cuts(self._connection, self._stream, epoch, low, high)
+
+    def neighbours(self, epoch: int, instant: int) -> tuple[Cut | None, Cut | None]:
+        """The nearest cuts at or before `instant`, and after it."""
+        return chain.neighbours(self._connection, self._stream, epoch, instant)
+
+    def first_instant(self, epoch: int) -> int | None:
+        """The instant of the first cut."""
+        return near.first_instant(self._connection, self._stream, epoch)
+
+    def newest_cut(self, epoch: int) -> Cut | None:
+        """The cut with the greatest instant."""
+        return near.newest_cut(self._connection, self._stream, epoch)
 
     def add_cut(self, epoch: int, cut: Cut) -> None:
         """Add a cut; the same cut again is nothing new.
@@ -131,12 +154,29 @@ class SqlPlanning:
             )
 
     def batches(self, epoch: int) -> tuple[BatchPlan, ...]:
-        """Chain batches in chain order, then off-chain ones."""
+        """All batches: chain batches in chain order, then off-chain ones."""
         return tuple(plan for plan, _ in chain.batches(self._connection, self._stream, epoch))
+
+    def segments(self, epoch: int, start: int, end: int) -> tuple[BatchPlan, ...]:
+        """Chain batches of which a part lies between two instants, in chain order."""
+        return near.segments(self._connection, self._stream, epoch, start, end)
+
+    def segment_around(self, epoch: int, instant: int) -> BatchPlan | None:
+        """The chain batch that begins before an instant and ends after it."""
+        found = near.segments(self._connection, self._stream, epoch, instant, instant)
+        return found[0] if found else None
+
+    def batches_by_id(self, ids: Iterable[str]) -> Mapping[str, BatchPlan]:
+        """Those of the batches that exist."""
+        return near.batches(self._connection, ids)
 
     def coverage(self, epoch: int, partitions: Sequence[int] | None = None) -> tuple[OffsetRange, ...]:
         """Planned ranges, sorted, merged where they touch."""
         return chain.coverage(self._connection, self._stream, epoch, partitions)
+
+    def covered(self, epoch: int, wanted: Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:
+        """Planned slices that have any of the wanted offsets, sorted, merged where they touch."""
+        return near.covered(self._connection, self._stream, epoch, wanted)
 
     def add_batch(self, plan: BatchPlan) -> None:
         """Add a batch with its slices; the same batch again is nothing new.
@@ -152,13 +192,13 @@ class SqlPlanning:
         _tiled(plan)
         if plan.stream != self._stream:
             raise AccountingError(f"Batch {plan.batch_id} is of stream {plan.stream!r}, not of {self._stream!r}.")
-        for wanted in plan.ranges:
-            last = chain.last_before(self._connection, self._stream, plan.epoch, wanted)
-            if last is not None and last.end > wanted.start and len(wanted):
-                raise AccountingError(
-                    f"Batch {plan.batch_id} of stream {self._stream!r} takes {wanted.people}, but {last.people} "
-                    f"({last}) is planned already: no offset counts twice."
-                )
+        for wanted in near.overlapped(self._connection, self._stream, plan.epoch, plan.ranges):
+            last = near.last_before(self._connection, self._stream, plan.epoch, wanted)
+            assert last is not None
+            raise AccountingError(
+                f"Batch {plan.batch_id} of stream {self._stream!r} takes {wanted.people}, but {last.people} "
+                f"({last}) is planned already: no offset counts twice."
+            )
         try:
             with self._connection.begin_nested():
                 self._insert(plan)
@@ -169,15 +209,17 @@ class SqlPlanning:
             ) from error
 
     def _insert(self, plan: BatchPlan) -> None:
+        begins = self._cut_id(plan, plan.from_instant)
         self._connection.execute(
             insert(schema.batch).values(
                 batch_id=plan.batch_id,
                 stream=plan.stream,
                 epoch=plan.epoch,
                 kind=plan.kind,
-                from_cut=self._cut_id(plan, plan.from_instant),
+                from_cut=begins,
                 to_cut=self._cut_id(plan, plan.to_instant),
                 plan=plan_text(plan),
+                length=plan.length,
                 state=BatchState.PLANNED.value,
             )
         )
@@ -187,6 +229,10 @@ class SqlPlanning:
                 insert(schema.slices),
                 [{**key, "partition": r.partition, "start": r.start, "end": r.end} for r in plan.slices],
             )
+        if begins is not None and plan.from_instant is not None:
+            here = update(schema.cut).where(schema.cut.c.cut_id == begins)
+            self._connection.execute(here.values(begins=plan.batch_id))
+            waiting.lower(self._connection, plan.stream, plan.epoch, plan.from_instant)
 
     def _cut_id(self, plan: BatchPlan, instant: int | None) -> int | None:
         if instant is None:
@@ -198,29 +244,24 @@ class SqlPlanning:
             )
         return found
 
-    def taken(self, pipeline: str, epoch: int) -> frozenset[str]:
-        """Ids of the batches for which the pipeline has a generation."""
-        query = (
-            select(schema.generation.c.batch_id)
-            .distinct()
-            .join_from(schema.generation, schema.batch, schema.batch.c.batch_id == schema.generation.c.batch_id)
-            .where(
-                schema.generation.c.pipeline == pipeline,
-                schema.batch.c.stream == self._stream,
-                schema.batch.c.epoch == epoch,
-            )
-        )
-        return frozenset(self._connection.execute(query).scalars())
+    def waiting(self, pipeline: str, epoch: int, limit: int | None = None, *, landed: bool = False) -> Waiting:
+        """The first `limit` chain batches that the pipeline has not taken and whose raw files retention has not let go.
 
-    def landed(self, epoch: int) -> frozenset[str]:
-        """Ids of the batches that are landed."""
-        c = schema.batch.c
-        query = select(c.batch_id).where(c.stream == self._stream, c.epoch == epoch, c.state == BatchState.LANDED.value)
-        return frozenset(self._connection.execute(query).scalars())
+        landed  only landed ones of them
+        """
+        return waiting.find(self._connection, self._stream, epoch, pipeline, limit, landed=landed)
+
+    def landed(self, ids: Iterable[str]) -> frozenset[str]:
+        """Those of the batches that are landed."""
+        return near.landed(self._connection, ids)
+
+    def gone(self, ids: Iterable[str]) -> Mapping[str, Decision]:
+        """Those of the batches whose raw files retention has let go, each with the decision that did."""
+        return near.gone(self._connection, ids)
 
     def owners(self, epoch: int, wanted: Sequence[OffsetRange]) -> tuple[BatchPlan, ...]:
         """Batches that hold any of the wanted offsets: chain batches in chain order, then off-chain ones."""
-        return chain.owners(self._connection, self._stream, epoch, wanted)
+        return near.owners(self._connection, self._stream, epoch, wanted)
 
     def allocated(self, pipeline: str, batch_id: str, inputs: str) -> int | None:
         """The generation with this input digest."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar
 
 from sqlalchemy import Row, RowMapping
 
@@ -20,6 +21,17 @@ from airflow_provider_eventlog.core.protocols import (
     StagedFile,
 )
 from airflow_provider_eventlog.core.staging.records import canonical
+
+T = TypeVar("T")
+# So many values a statement: databases bound the parameters of one.
+_AT_ONCE = 500
+
+
+def portions(wanted: Iterable[T]) -> Iterator[list[T]]:
+    """Values in their order, as many at once as a statement takes."""
+    left = iter(wanted)
+    while some := list(islice(left, _AT_ONCE)):
+        yield some
 
 
 def ranges_json(ranges: Iterable[OffsetRange]) -> list[list[int]]:
@@ -136,13 +148,14 @@ def generation_of(row: RowMapping) -> GenerationRecord:
     )
 
 
+_FOLD = ("pipeline", "output", "log", "n", "cause", "batch_id", "about", "watermark")
+
+
 def fold_row(record: FoldRecord) -> dict[str, Any]:
     """The columns of table fold."""
     files = {kind: [f.path, f.bytes, f.sha256, digest] for kind, (f, digest) in record.files.items()}
     return {
-        **{
-            name: getattr(record, name) for name in ("pipeline", "output", "log", "n", "cause", "batch_id", "watermark")
-        },
+        **{name: getattr(record, name) for name in _FOLD},
         "inputs": canonical([list(one) for one in record.inputs]),
         "files": canonical(files),
         "accounting": canonical(dict(record.accounting)),
@@ -152,7 +165,7 @@ def fold_row(record: FoldRecord) -> dict[str, Any]:
 def fold_of(row: RowMapping) -> FoldRecord:
     """A row of table fold."""
     return FoldRecord(
-        **{name: row[name] for name in ("pipeline", "output", "log", "n", "cause", "batch_id", "watermark")},
+        **{name: row[name] for name in _FOLD},
         inputs=tuple((batch_id, gen, digest) for batch_id, gen, digest in json.loads(row["inputs"])),
         files={
             kind: (StagedFile(path, size, sha256), digest)

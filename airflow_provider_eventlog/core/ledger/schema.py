@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 # Raised with every change of the tables below; RELEASE is the first release that knows this version.
@@ -22,6 +23,12 @@ VERSION = 2
 RELEASE = "0.1.0"
 
 metadata = MetaData()
+
+
+def _few(name: str, *columns: str, where: str) -> Index:
+    """An index of the few rows of a growing table for which a condition holds."""
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
 
 # schema, release, ledger_id, staging_root, staging_id, machine, boot.
 meta = Table("meta", metadata, Column("key", String, primary_key=True), Column("value", Text, nullable=False))
@@ -49,6 +56,7 @@ epoch = Table(
     UniqueConstraint("stream", "cluster_id", "topic_id"),
 )
 
+# `begins` is the chain batch that begins at the cut: NULL marks holes and the newest cut, which an index has.
 cut = Table(
     "cut",
     metadata,
@@ -57,8 +65,10 @@ cut = Table(
     Column("epoch", Integer, nullable=False),
     Column("kind", String, nullable=False),
     Column("instant", BigInteger, nullable=False),
+    Column("begins", String),
     ForeignKeyConstraint(["stream", "epoch"], ["epoch.stream", "epoch.epoch"]),
     UniqueConstraint("stream", "epoch", "instant"),
+    _few("cut_open", "stream", "epoch", "instant", where="begins IS NULL"),
 )
 
 cut_offset = Table(
@@ -71,7 +81,8 @@ cut_offset = Table(
     PrimaryKeyConstraint("cut_id", "partition"),
 )
 
-# `plan` holds ranges and slices as frozen; NULL cuts mark an off-chain batch.
+# `plan` holds ranges and slices as frozen, `length` how many offsets they are; NULL cuts mark an off-chain batch.
+# `gone` is the decision that let the raw files go, NULL while they stand.
 batch = Table(
     "batch",
     metadata,
@@ -82,10 +93,13 @@ batch = Table(
     Column("from_cut", Integer, ForeignKey("cut.cut_id"), unique=True),
     Column("to_cut", Integer, ForeignKey("cut.cut_id"), unique=True),
     Column("plan", Text, nullable=False),
+    Column("length", BigInteger, nullable=False),
     Column("state", String, nullable=False),
     Column("manifest_digest", String),
+    Column("gone", String),
     ForeignKeyConstraint(["stream", "epoch"], ["epoch.stream", "epoch.epoch"]),
     Index("batch_by_epoch", "stream", "epoch"),
+    _few("batch_gone", "stream", "epoch", where="gone IS NOT NULL"),
 )
 
 # A row stands from the plan on, which makes it coverage; the columns from `path` on are NULL until it is landed.
@@ -111,6 +125,8 @@ slices = Table(
     Column("payload_bytes", BigInteger),
     PrimaryKeyConstraint("stream", "epoch", "partition", "start"),
     UniqueConstraint("batch_id", "partition", "start"),
+    _few("slice_unlanded", "stream", "epoch", "batch_id", where="digest IS NULL"),
+    _few("slice_lost", "stream", "epoch", where="lost > 0"),
 )
 
 pipeline = Table(
@@ -144,6 +160,19 @@ generation = Table(
     Column("digest", String),
     PrimaryKeyConstraint("pipeline", "batch_id", "gen"),
     UniqueConstraint("pipeline", "batch_id", "inputs"),
+)
+
+# Chain batches that begin before `instant` wait for the pipeline no more: it has a generation of each whose raw files
+# stand. What makes an earlier one wait again lowers it, or deletes the row, under the lock of the stream.
+reached = Table(
+    "reached",
+    metadata,
+    Column("stream", String, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("pipeline", String, nullable=False),
+    Column("instant", BigInteger, nullable=False),
+    ForeignKeyConstraint(["stream", "epoch"], ["epoch.stream", "epoch.epoch"]),
+    PrimaryKeyConstraint("stream", "epoch", "pipeline"),
 )
 
 part = Table(
@@ -191,6 +220,7 @@ fold = Table(
     Column("n", BigInteger, nullable=False),
     Column("cause", String, nullable=False),
     Column("batch_id", String, ForeignKey("batch.batch_id")),
+    Column("about", String, ForeignKey("batch.batch_id")),
     Column("inputs", Text, nullable=False),
     Column("files", Text, nullable=False),
     Column("watermark", BigInteger),
@@ -198,9 +228,10 @@ fold = Table(
     ForeignKeyConstraint(["pipeline", "output", "log"], ["fold_log.pipeline", "fold_log.output", "fold_log.log"]),
     PrimaryKeyConstraint("pipeline", "output", "log", "n"),
     UniqueConstraint("pipeline", "output", "log", "batch_id"),
+    Index("fold_about", "pipeline", "output", "log", "about"),
 )
 
-# `id` is the digest of the row.
+# `id` is the digest of the row. `written` is NULL until its record is known to stand in staging.
 decision = Table(
     "decision",
     metadata,
@@ -214,7 +245,9 @@ decision = Table(
     Column("why", Text, nullable=False),
     Column("at", BigInteger, nullable=False),
     Column("payload", Text, nullable=False),
+    Column("written", Integer),
     Index("decision_by_stream", "stream", "kind", "at"),
+    _few("decision_unwritten", "stream", where="written IS NULL"),
 )
 
 # `seq` orders runs by when they were first bound.

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from airflow_provider_eventlog.core.errors import StagingNotSharedError
-from airflow_provider_eventlog.core.ledger import bindings, chain, decisions, folds, progress, rivals, schema
+from airflow_provider_eventlog.core.ledger import (
+    bindings,
+    chain,
+    decisions,
+    folds,
+    near,
+    progress,
+    rivals,
+    schema,
+    waiting,
+)
 from airflow_provider_eventlog.core.ledger.backend import Database
 from airflow_provider_eventlog.core.ledger.planning import SqlPlanning
 from airflow_provider_eventlog.core.ledger.upkeep import SqlAudit, repoint_part, repoint_slice
@@ -110,6 +120,32 @@ class SqlLedger:
         with self._reading.connect() as connection:
             return chain.cuts(connection, stream, epoch)
 
+    def totals(self, stream: str, epoch: int | None = None) -> tuple[int, int]:
+        """How many batches an epoch, or the whole stream, has, and how many offsets they have together."""
+        with self._reading.connect() as connection:
+            return near.totals(connection, stream, epoch)
+
+    def holes(self, stream: str, epoch: int) -> tuple[tuple[Cut, Cut, tuple[OffsetRange, ...]], ...]:
+        """Segments that no chain batch has taken, each with its offsets that off-chain batches do not have either."""
+        with self._reading.connect() as connection:
+            return near.holes(connection, stream, epoch)
+
+    def standing(self, pipeline: str, stream: str) -> Mapping[GenerationState, int]:
+        """How many of a stream's batches have a newest generation of the pipeline in each state."""
+        with self._reading.connect() as connection:
+            return near.standing(connection, stream, pipeline)
+
+    def newest_offsets(self, stream: str, epoch: int) -> Mapping[int, int] | None:
+        """The offsets of an epoch's newest cut by partition; None before the first."""
+        with self._reading.connect() as connection:
+            newest = near.newest_cut(connection, stream, epoch)
+        return None if newest is None else newest.offsets
+
+    def waiting_offsets(self, pipeline: str, stream: str, epoch: int) -> int:
+        """How many offsets are in chain batches that the pipeline has not taken and whose raw files still stand."""
+        with self._reading.connect() as connection:
+            return waiting.offsets(connection, stream, epoch, pipeline)
+
     def bounds(self, batch_id: str) -> tuple[Cut | None, Cut | None]:
         """The cuts at both ends of a chain batch, (None, None) for an off-chain batch; raises KeyError."""
         with self._reading.connect() as connection:
@@ -124,6 +160,16 @@ class SqlLedger:
         """Decisions about a stream, of one kind or all, by time and id."""
         with self._reading.connect() as connection:
             return decisions.find(connection, stream, kind)
+
+    def unwritten(self, stream: str) -> tuple[Decision, ...]:
+        """Decisions about a stream of which `written` was not told, by time and id."""
+        with self._reading.connect() as connection:
+            return decisions.unwritten(connection, stream)
+
+    def written(self, ids: Iterable[str]) -> None:
+        """Note that the records of decisions stand in staging."""
+        with self._writing.begin() as connection:
+            decisions.written(connection, ids)
 
     def audit(self, stream: str) -> SqlAudit:
         """The stream in bulk, read only."""
@@ -146,6 +192,14 @@ class SqlLedger:
         """Planned ranges, or only what of them is landed; sorted, merged where they touch."""
         with self._reading.connect() as connection:
             return chain.coverage(connection, stream, epoch, landed=landed)
+
+    def unlanded(self, stream: str, epoch: int, ends: Mapping[int, int]) -> tuple[OffsetRange, ...]:
+        """What lies between the epoch's first cut and the ends of its log and is not landed, sorted and merged.
+
+        A partition that no cut knows is wanted from offset 0. Without a cut it is what is planned and not landed.
+        """
+        with self._reading.connect() as connection:
+            return near.unlanded(connection, stream, epoch, ends)
 
     def losses(self, stream: str, epoch: int) -> tuple[OffsetRange, ...]:
         """Offsets that were landed as lost, sorted, merged where they touch."""
@@ -247,6 +301,21 @@ class SqlLedger:
         """Folds of a log with a number above `after`, in order."""
         with self._reading.connect() as connection:
             return folds.after(connection, pipeline, output, log, after)
+
+    def folds_about(self, pipeline: str, output: str, log: int, batch_id: str) -> tuple[FoldRecord, ...]:
+        """The folds of a log that a batch entered by, in order."""
+        with self._reading.connect() as connection:
+            return folds.about(connection, pipeline, output, log, batch_id)
+
+    def chain_from(self, stream: str, epoch: int, instant: int, limit: int = 1) -> tuple[BatchPlan, ...]:
+        """The first `limit` chain batches that begin at `instant` or later, in chain order."""
+        with self._reading.connect() as connection:
+            return folds.chain_from(connection, stream, epoch, instant, limit)
+
+    def newest_instant(self, stream: str, epoch: int) -> int | None:
+        """The instant of an epoch's newest cut; None before the first."""
+        with self._reading.connect() as connection:
+            return folds.newest_instant(connection, stream, epoch)
 
     def last_fold(self, pipeline: str, output: str, log: int) -> FoldRecord | None:
         """The newest fold of a log."""

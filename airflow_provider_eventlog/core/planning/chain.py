@@ -5,13 +5,11 @@ Every function works inside one planning transaction and raises `LookupNeeded` w
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-from airflow_provider_eventlog.core import retention
 from airflow_provider_eventlog.core.errors import FutureIntervalError, OffsetsLostError
 from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange, below, between, people, subtract
 from airflow_provider_eventlog.core.planning import origin, regressed
@@ -24,20 +22,21 @@ from airflow_provider_eventlog.core.staging.records import digest
 from airflow_provider_eventlog.declare.stream import Stream
 
 LOSS = "loss"
+# A line names so many partitions.
+_NAMED = 5
 
 
 class Chain:
-    """The chain of one epoch as seen by one planning transaction; what it adds is written at once."""
+    """The chain of one epoch as seen by one planning transaction; what it adds is written at once.
+
+    It asks for the cuts and batches around what is wanted only: a plan costs the same however long the chain is.
+    """
 
     def __init__(self, tx: PlanningTransaction, observed: Observations, stream: Stream, epoch: int) -> None:
         self.tx, self.observed, self.stream, self.epoch = tx, observed, stream, epoch
-        self.cuts: list[Cut] = list(tx.cuts(epoch))
-        self.batches: list[BatchPlan] = list(tx.batches(epoch))
-        self.planned: dict[int, BatchPlan] = {
-            b.from_instant: b for b in self.batches if b.kind == "chain" and b.from_instant is not None
-        }
         self.created: set[str] = set()
         self.notes: list[str] = []
+        self._added: list[Cut] = []
 
     def interval(self, request: RunRequest) -> list[BatchPlan]:
         """The batches of [t0, t1): planned ones as they are, new ones for what is not planned, in chain order."""
@@ -48,59 +47,61 @@ class Chain:
                 f"The interval {when(start)} to {when(end)} of stream {self.stream.name!r} ends in the future; "
                 f"its last offsets are not known before {when(end)}."
             )
-        if not self.cuts:
-            self._origin(start)
-        if end <= self.cuts[0].instant and not self._grows_left:
-            self.notes.append(
-                f"The interval ends before the stream's start ({when(self.cuts[0].instant)}): nothing to take."
-            )
+        first = self.tx.first_instant(self.epoch)
+        if first is None:
+            first = self._origin(start).instant
+        if end <= first and not self._grows_left:
+            self.notes.append(f"The interval ends before the stream's start ({when(first)}): nothing to take.")
             return []
         end = self._end(end)
-        start = self._start(start, end, absorb=request.gap == "absorb" or request.first)
+        start = self._start(start, first, absorb=request.gap == "absorb" or request.first)
         return self._between(start, end)
 
     def since_last(self, pipeline: str, limit: int | None) -> list[BatchPlan]:
         """Chain batches that the pipeline has not taken, then what came since the newest cut; at most `limit`."""
-        if not self.cuts:
-            self._origin(None)
-        taken = self.tx.taken(pipeline, self.epoch)
-        waiting = self._not_expired([b for b in self._chain_order() if b.batch_id not in taken])
-        if limit is None or len(waiting) < limit:
-            newest = self.cuts[-1]
+        newest = self.tx.newest_cut(self.epoch) or self._origin(None)
+        waiting = self.tx.waiting(pipeline, self.epoch, limit)
+        if waiting.gone:
+            self.notes.append(
+                f"{waiting.gone} batches are left out, since raw_retention has removed their raw files, "
+                f"first {waiting.first_gone}; `eventlog fsck --restore` brings back what Kafka still has."
+            )
+        chosen, beside = list(waiting.batches), 0
+        if limit is None or len(chosen) < limit:
             regressed.refuse(self.observed, self.stream.topic, newest)
             # Two plans within one millisecond, or a clock that was set back, must not meet on one instant.
             instant = max(self.observed.now, newest.instant + 1)
             ends = {p: (end, "log_end") for p, end in self.observed.ends.items()}
             self._add(clamp(instant, "since_last", ends, newest, None))
-            waiting += self._between(newest.instant, instant)
-        if limit is not None and len(waiting) > limit:
-            self.notes.append(f"{len(waiting) - limit} more batches remain for the next run (at most {limit} a run).")
-            waiting = waiting[:limit]
-        return waiting
-
-    def _not_expired(self, waiting: list[BatchPlan]) -> list[BatchPlan]:
-        """Those of the batches whose raw files stand; a pipeline added after retention begins behind the others."""
-        if not waiting:
-            return waiting
-        gone = retention.gone_raw(self.tx)
-        left = [b for b in waiting if b.batch_id not in gone]
-        if len(left) < len(waiting):
-            first = next(b.batch_id for b in waiting if b.batch_id in gone)
+            chosen += self._between(newest.instant, instant)
+        if limit is not None and len(chosen) > limit:
+            beside = len(chosen) - limit
+            chosen = chosen[:limit]
+        if waiting.more or beside:
             self.notes.append(
-                f"{len(waiting) - len(left)} batches are left out, since raw_retention has removed their raw files, "
-                f"first {first}; `eventlog fsck --restore` brings back what Kafka still has."
+                f"{waiting.remaining(beside)} more batches remain for the next run (at most {limit} a run)."
             )
-        return left
+        return chosen
+
+    def note_held(self) -> None:
+        """Say which partitions the plan takes only up to an open transaction."""
+        held = self.observed.held
+        here = [p for p in sorted(held) if any(c.offsets.get(p) == held[p][0] for c in self._added)]
+        if not here:
+            return
+        said = [f"partition {p} waits at offset {held[p][0]} ({held[p][1]} offsets wait)" for p in here[:_NAMED]]
+        more = f"; and {len(here) - _NAMED} more partitions" if len(here) > _NAMED else ""
+        self.notes.append(
+            f"Open transactions hold the log back: {'; '.join(said)}{more}. A later run takes what waits, once the "
+            f"transaction is committed or aborted."
+        )
 
     @property
     def _grows_left(self) -> bool:
         """Whether intervals before cut 0 may be planned; what came before an adopted topic is another epoch's."""
         return self.stream.start == "interval" and self.epoch == 1
 
-    def _chain_order(self) -> list[BatchPlan]:
-        return [self.planned[i] for i in sorted(self.planned)]
-
-    def _origin(self, first: int | None) -> None:
+    def _origin(self, first: int | None) -> Cut:
         """Cut 0, from the stream's `start`; `first` is the first interval's start where there is one."""
         start, observed = self.stream.start, self.observed
         instant = observed.now - 1 if first is None else first
@@ -114,58 +115,48 @@ class Chain:
             found = origin.find(observed, self.stream, self._expired)
             if isinstance(start, datetime):
                 instant = int(start.timestamp() * 1000)
-        self._add(Cut(instant, "origin", {p: f.offset for p, f in found.items()}, {p: f.by for p, f in found.items()}))
+        cut = Cut(instant, "origin", {p: f.offset for p, f in found.items()}, {p: f.by for p, f in found.items()})
+        self._add(cut)
+        return cut
 
     def _end(self, end: int) -> int:
-        if any(c.instant == end for c in self.cuts):
+        low, high = self.tx.neighbours(self.epoch, end)
+        if low is not None and low.instant == end:
             return end
-        inside = self._planned_around(end)
+        inside = self.tx.segment_around(self.epoch, end)
         if inside is not None:
             self.notes.append(
                 f"The interval's end lies inside a planned batch, which is taken whole ({inside.batch_id})."
             )
             assert inside.to_instant is not None
             return inside.to_instant
-        self._cut(end)
+        self._cut(end, low, high)
         return end
 
-    def _start(self, start: int, end: int, *, absorb: bool) -> int:
-        if any(c.instant == start for c in self.cuts):
+    def _start(self, start: int, first: int, *, absorb: bool) -> int:
+        low, high = self.tx.neighbours(self.epoch, start)
+        if low is not None and low.instant == start:
             return start
-        inside = self._planned_around(start)
+        inside = self.tx.segment_around(self.epoch, start)
         if inside is not None:
             self.notes.append(
                 f"The interval's start lies inside a planned batch, which is taken whole ({inside.batch_id})."
             )
             assert inside.from_instant is not None
             return inside.from_instant
-        older = [c for c in self.cuts if c.instant < start]
-        if not older and not self._grows_left:
+        if low is None and not self._grows_left:
+            self.notes.append(f"The interval begins before the stream's start; taken from {when(first)}.")
+            return first
+        if low is not None and absorb:
             self.notes.append(
-                f"The interval begins before the stream's start; taken from {when(self.cuts[0].instant)}."
+                f"No cut stands at {when(start)}: taken from the newest one before it, {when(low.instant)}."
             )
-            return self.cuts[0].instant
-        if older and absorb:
-            self.notes.append(
-                f"No cut stands at {when(start)}: taken from the newest one before it, {when(older[-1].instant)}."
-            )
-            return older[-1].instant
-        self._cut(start, prove_whole=True)
+            return low.instant
+        self._cut(start, low, high, prove_whole=True)
         return start
 
-    def _planned_around(self, instant: int) -> BatchPlan | None:
-        for batch in self.planned.values():
-            assert batch.from_instant is not None
-            assert batch.to_instant is not None
-            if batch.from_instant < instant < batch.to_instant:
-                return batch
-        return None
-
-    def _cut(self, instant: int, *, prove_whole: bool = False) -> None:
+    def _cut(self, instant: int, low: Cut | None, high: Cut | None, *, prove_whole: bool = False) -> None:
         """Create an interval cut, clamped between its neighbours."""
-        index = bisect_left([c.instant for c in self.cuts], instant)
-        low = self.cuts[index - 1] if index else None
-        high = self.cuts[index] if index < len(self.cuts) else None
         if low is not None and high is None:
             regressed.refuse(self.observed, self.stream.topic, low)
         found = dict(self.observed.at(instant))
@@ -175,18 +166,25 @@ class Chain:
 
     def _add(self, cut: Cut) -> None:
         self.tx.add_cut(self.epoch, cut)
-        self.cuts.append(cut)
-        self.cuts.sort(key=lambda c: c.instant)
+        self._added.append(cut)
 
     def _between(self, start: int, end: int) -> list[BatchPlan]:
+        """Planned and new batches between two cuts."""
         batches: list[BatchPlan] = []
-        chosen = [c for c in self.cuts if start <= c.instant <= end]
-        for low, high in pairwise(chosen):
-            if low.instant in self.planned:
-                batches.append(self.planned[low.instant])
-            else:
-                batches += self._segment(low, high)
-        return batches
+        reached = start
+        for planned in self.tx.segments(self.epoch, start, end):
+            assert planned.from_instant is not None
+            assert planned.to_instant is not None
+            batches += self._unplanned(reached, planned.from_instant)
+            batches.append(planned)
+            reached = planned.to_instant
+        return batches + self._unplanned(reached, end)
+
+    def _unplanned(self, start: int, end: int) -> list[BatchPlan]:
+        if start >= end:
+            return []
+        found = self.tx.cuts_between(self.epoch, start, end)
+        return [batch for low, high in pairwise(found) for batch in self._segment(low, high)]
 
     def _segment(self, low: Cut, high: Cut) -> list[BatchPlan]:
         """New chain batches for one unplanned segment: its offsets minus the coverage that exists."""
@@ -209,7 +207,8 @@ class Chain:
         return [self._batch(a, b, self._ranges(a, b)) for a, b in pairwise([low, *inner, high])]
 
     def _ranges(self, low: Cut, high: Cut) -> tuple[OffsetRange, ...]:
-        rest = subtract(between(low, high), self.tx.coverage(self.epoch, sorted(high.offsets)))
+        wanted = between(low, high)
+        rest = subtract(wanted, self.tx.covered(self.epoch, wanted))
         self.refuse_lost(rest)
         return rest
 
@@ -261,9 +260,7 @@ class Chain:
         )
 
     def _batch(self, low: Cut, high: Cut, ranges: tuple[OffsetRange, ...]) -> BatchPlan:
-        batch = self.add_batch("chain", low.instant, high.instant, ranges)
-        self.planned[low.instant] = batch
-        return batch
+        return self.add_batch("chain", low.instant, high.instant, ranges)
 
     def add_batch(self, kind: str, low: int | None, high: int | None, ranges: tuple[OffsetRange, ...]) -> BatchPlan:
         """Freeze a batch; its id is a digest of what it takes."""
@@ -279,6 +276,5 @@ class Chain:
             slices=slices(ranges, self.stream.max_slice_offsets),
         )
         self.tx.add_batch(batch)
-        self.batches.append(batch)
         self.created.add(batch.batch_id)
         return batch

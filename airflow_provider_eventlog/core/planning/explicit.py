@@ -16,7 +16,7 @@ def by_offsets(chain: Chain, wanted: Sequence[OffsetRange]) -> list[BatchPlan]:
     Raises OffsetRangeError for what the topic does not have, OffsetsLostError for what it no longer has.
     """
     refuse_outside(chain.stream.topic, chain.observed.ends, wanted)
-    covered = chain.tx.coverage(chain.epoch, sorted({r.partition for r in wanted}))
+    covered = chain.tx.covered(chain.epoch, wanted)
     owners = list(chain.tx.owners(chain.epoch, wanted))
     rest = subtract(wanted, covered)
     chain.refuse_lost(rest)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_provider_eventlog.core.offsets import Looked
 from airflow_provider_eventlog.core.protocols import LogSource, TopicDescription
 
 # How many offsets are read past a record that is not believed before the look-up falls back to the log's end.
@@ -44,10 +45,22 @@ class Observations:
         self.now = now
         self.believed_until = now + skew_ms
         self.topic: TopicDescription = source.describe()
+        # In front of the ends: what is appended between the two requests is then not taken for held back.
+        self._high: dict[int, int] = source.high_watermarks()
         self.ends: dict[int, int] = source.log_ends()
         self.starts: dict[int, int] = source.log_starts()
         self._found: dict[int, dict[int, Found]] = {}
         self._answers: dict[Hashable, Any] = {}
+
+    @property
+    def looked(self) -> Looked:
+        """What was asked first, to be handed on."""
+        return Looked(self.topic.identity, self.starts, self.ends)
+
+    @property
+    def held(self) -> dict[int, tuple[int, int]]:
+        """Partitions whose log goes on behind its last stable offset: that offset, and how many offsets wait there."""
+        return {p: (end, self._high[p] - end) for p, end in self.ends.items() if self._high.get(p, 0) > end}
 
     def at(self, instant: int) -> Mapping[int, Found]:
         """Per partition the first believed record at or after `instant`, or the log's end where there is none."""

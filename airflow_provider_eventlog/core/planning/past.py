@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from airflow_provider_eventlog.core import retention
 from airflow_provider_eventlog.core.errors import OffsetsLostError, RequestError, TopicReplacedError
 from airflow_provider_eventlog.core.offsets import BatchPlan, format_ranges, subtract
 from airflow_provider_eventlog.core.planning.words import when
@@ -47,8 +46,9 @@ def of_request(tx: PlanningTransaction, pipeline: str, request: RunRequest) -> E
 
 
 def _offsets(tx: PlanningTransaction, epoch: EpochRecord, request: RunRequest) -> Earlier:
-    landed = tx.landed(epoch.epoch)
-    owners = [b for b in tx.owners(epoch.epoch, request.ranges) if b.batch_id in landed]
+    found = tx.owners(epoch.epoch, request.ranges)
+    landed = tx.landed(b.batch_id for b in found)
+    owners = [b for b in found if b.batch_id in landed]
     rest = subtract(request.ranges, [r for b in owners for r in b.ranges])
     if rest:
         raise OffsetsLostError(
@@ -61,17 +61,14 @@ def _offsets(tx: PlanningTransaction, epoch: EpochRecord, request: RunRequest) -
 def _waiting(
     tx: PlanningTransaction, epochs: Sequence[EpochRecord], pipeline: str, limit: int | None
 ) -> Earlier | None:
-    gone = retention.gone_raw(tx)
     for epoch in epochs[:-1]:
-        there, taken = tx.landed(epoch.epoch) - gone.keys(), tx.taken(pipeline, epoch.epoch)
-        waiting = [b for b in tx.batches(epoch.epoch) if b.kind == "chain" and b.batch_id in there - taken]
-        if waiting:
-            chosen = waiting[:limit]
+        waiting = tx.waiting(pipeline, epoch.epoch, limit, landed=True)
+        if waiting.batches:
             return _replays(
                 epoch,
-                chosen,
-                f"{len(chosen)} landed batches of epoch {epoch.epoch} come first; {len(waiting) - len(chosen)} more of "
-                f"it, and what follows it, remain for the next runs.",
+                waiting.batches,
+                f"{len(waiting.batches)} landed batches of epoch {epoch.epoch} come first; {waiting.remaining()} more "
+                f"of it, and what follows it, remain for the next runs.",
             )
     return None
 
@@ -79,16 +76,11 @@ def _waiting(
 def _interval(tx: PlanningTransaction, epochs: Sequence[EpochRecord], request: RunRequest) -> Earlier | None:
     assert request.interval is not None
     start, end = request.interval
-    begun = [e for e in epochs if tx.cuts(e.epoch)[0].instant < end] or [epochs[0]]
-    epoch = begun[-1]
+    epoch = next((e for e in reversed(epochs) if _begins_before(tx, e, end)), epochs[0])
     if epoch == epochs[-1]:
         return None
-    inside = [
-        b
-        for b in tx.batches(epoch.epoch)
-        if b.from_instant is not None and b.to_instant is not None and b.from_instant < end and start < b.to_instant
-    ]
-    landed = tx.landed(epoch.epoch)
+    inside = tx.segments(epoch.epoch, start, end)
+    landed = tx.landed(b.batch_id for b in inside)
     missing = [b.batch_id for b in inside if b.batch_id not in landed]
     if missing or not inside:
         raise TopicReplacedError(
@@ -98,6 +90,11 @@ def _interval(tx: PlanningTransaction, epochs: Sequence[EpochRecord], request: R
             + ". Nothing was planned; take intervals that were landed, or ones of the topic that is there now."
         )
     return _replays(epoch, inside, f"The interval lies in epoch {epoch.epoch}: replayed from staging.")
+
+
+def _begins_before(tx: PlanningTransaction, epoch: EpochRecord, instant: int) -> bool:
+    first = tx.first_instant(epoch.epoch)
+    return first is not None and first < instant
 
 
 def _replays(epoch: EpochRecord, batches: Sequence[BatchPlan], note: str) -> Earlier:

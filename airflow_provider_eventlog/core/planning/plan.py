@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from airflow_provider_eventlog.core import retention
 from airflow_provider_eventlog.core.errors import TopicReplacedError
@@ -70,13 +71,14 @@ def _plan(
         assert observed is not None
         return _first(tx, observed, pipeline, request, run_key)
 
-    return rounds.decide(ledger, pipeline.stream, observed, work, keep=keep)
+    made = rounds.decide(ledger, pipeline.stream, observed, work, keep=keep)
+    return made if observed is None else replace(made, looked=observed.looked)
 
 
 def _again(tx: PlanningTransaction, pipeline: Pipeline, request: RunRequest, bound: RunBinding, now: int) -> RunPlan:
     """The bound batches, under the recipe of now."""
     epochs = tx.epochs()
-    by_id = {b.batch_id: b for epoch in epochs for b in tx.batches(epoch.epoch)}
+    by_id = tx.batches_by_id(batch_id for batch_id, _, _ in bound.batches)
     chosen = [(by_id[batch_id], mode) for batch_id, _, mode in bound.batches]
     number = chosen[0][0].epoch if chosen else epochs[-1].epoch
     epoch = next(e for e in epochs if e.epoch == number)
@@ -100,6 +102,7 @@ def _first(
     chain = Chain(tx, observed, stream, epoch.epoch)
     chosen = [(b, "new" if b.batch_id in chain.created else "replay") for b in _choose(chain, pipeline, request)]
     _refuse_expired(generations, pipeline, [batch for batch, mode in chosen if mode == "replay"])
+    chain.note_held()
     notes = list(chain.notes)
     if identity.weak:
         notes.append(f"Topic {stream.topic!r} has no topic id on this broker: its identity is weak.")
@@ -149,9 +152,9 @@ def _refuse_expired(generations: Generations, pipeline: Pipeline, batches: Seque
     fresh = [b.batch_id for b in batches if generations.missing(b)]
     if not fresh:
         return
-    gone = retention.gone_raw(generations.tx)
-    wanted = {batch_id: gone[batch_id] for batch_id in fresh if batch_id in gone}
-    if wanted:
+    gone = generations.tx.gone(fresh)
+    if gone:
+        wanted = {batch_id: gone[batch_id] for batch_id in fresh if batch_id in gone}
         raise retention.raw_error(pipeline.stream.name, wanted, " Nothing was planned.")
 
 

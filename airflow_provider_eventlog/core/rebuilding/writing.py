@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, update
 
+from airflow_provider_eventlog.core import retention
 from airflow_provider_eventlog.core.errors import StagingCorruptError
 from airflow_provider_eventlog.core.landing import cut_json
-from airflow_provider_eventlog.core.ledger import rows, schema
+from airflow_provider_eventlog.core.ledger import decisions, rows, schema
 from airflow_provider_eventlog.core.offsets import BatchPlan, Cut
 from airflow_provider_eventlog.core.protocols import BatchState, Decision, EpochRecord
 from airflow_provider_eventlog.core.rebuilding.derived import Made
@@ -78,10 +79,14 @@ class Writer:
                 "from_cut": ends[0],
                 "to_cut": ends[1],
                 "plan": rows.plan_text(plan),
+                "length": plan.length,
                 "state": BatchState.LANDED.value,
                 "manifest_digest": landed.digest,
             },
         )
+        if ends[0] is not None:
+            begins = update(schema.cut).where(schema.cut.c.cut_id == ends[0])
+            self._connection.execute(begins.values(begins=plan.batch_id))
         key = _key(plan)
         self._insert(
             schema.slices,
@@ -124,8 +129,11 @@ class Writer:
         self._insert(schema.part, *({**key, **rows.part_row(part)} for part in made.parts))
 
     def decisions(self, found: Iterable[Decision]) -> None:
-        """Decisions."""
-        self._insert(schema.decision, *map(rows.decision_row, found))
+        """Decisions whose records stand in staging; the batches that they are about were written."""
+        made = list(found)
+        self._insert(schema.decision, *({**rows.decision_row(one), "written": 1} for one in made))
+        for batch_id, one in retention.expired_raw(made).items():
+            decisions.mark(self._connection, [batch_id], one.id)
 
     def _insert(self, table: Any, *values: Mapping[str, Any]) -> None:
         if values:
