@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airflow_provider_eventlog.core.errors import EventLogError
-    from airflow_provider_eventlog.declare import Check, DuckDB, FromGroup, Json, Pipeline, Raw, Rows, Stream
+    from airflow_provider_eventlog.declare import (
+        Check,
+        DuckDB,
+        FromGroup,
+        Hopping,
+        Json,
+        Pipeline,
+        Raw,
+        Rows,
+        Session,
+        Stream,
+        Tumbling,
+        Windows,
+    )
     from airflow_provider_eventlog.hooks.eventlog import EventLogHook
     from airflow_provider_eventlog.operators.batch import eventlog_batch
     from airflow_provider_eventlog.operators.land import LandSlicesOperator
@@ -29,6 +42,7 @@ __all__ = [
     "EventLogError",
     "EventLogHook",
     "FromGroup",
+    "Hopping",
     "Json",
     "LandSlicesOperator",
     "LoadBatchOperator",
@@ -38,9 +52,12 @@ __all__ = [
     "Raw",
     "Rows",
     "RunBatchOperator",
+    "Session",
     "Stream",
     "TransformSlicesOperator",
+    "Tumbling",
     "ValidateBatchOperator",
+    "Windows",
     "__version__",
     "eventlog_batch",
 ]
@@ -51,6 +68,7 @@ _HOMES = {
     "EventLogError": "core.errors",
     "EventLogHook": "hooks.eventlog",
     "FromGroup": "declare",
+    "Hopping": "declare",
     "Json": "declare",
     "LandSlicesOperator": "operators.land",
     "LoadBatchOperator": "operators.load",
@@ -60,9 +78,12 @@ _HOMES = {
     "Raw": "declare",
     "Rows": "declare",
     "RunBatchOperator": "operators.run",
+    "Session": "declare",
     "Stream": "declare",
     "TransformSlicesOperator": "operators.transform",
+    "Tumbling": "declare",
     "ValidateBatchOperator": "operators.validate",
+    "Windows": "declare",
     "eventlog_batch": "operators.batch",
 }
 

@@ -33,6 +33,7 @@ def get_provider_info() -> dict[str, Any]:
         "task-decorators": [
             {"name": "eventlog", "class-name": "airflow_provider_eventlog.operators.decorator.eventlog_task"}
         ],
+        "extra-links": ["airflow_provider_eventlog.operators.links.BatchReportLink"],
         "cli": ["airflow_provider_eventlog.cli.airflow_command.get_cli_commands"],
         "config": {"eventlog": {"description": "Where batches are kept.", "options": _OPTIONS}},
     }

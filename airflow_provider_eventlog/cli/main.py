@@ -12,14 +12,17 @@ from typing import Any
 from airflow_provider_eventlog.cli import (
     adopt,
     backfill,
+    diff,
     kafka,
     ledger,
     maintenance,
     pipelines,
     quarantine,
     rebuild,
+    report,
     state,
     topics,
+    windows,
 )
 from airflow_provider_eventlog.cli.common import UsageError
 from airflow_provider_eventlog.cli.render import as_json
@@ -33,9 +36,12 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(prog="eventlog", description="Bounded, repeatable batches from Kafka topics.")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for room in (pipelines, backfill, adopt, quarantine, maintenance, rebuild, ledger, state, topics, kafka):
+    work = (pipelines, backfill, adopt, quarantine, diff, report)
+    for room in (*work, maintenance, rebuild, ledger, windows, state, topics, kafka):
         room.register(commands)
     for command in _leaves(top):
+        if any(action.dest == "output" for action in command._actions):
+            continue
         command.add_argument("--output", choices=("text", "json"), default="text", help="json: one document on stdout")
     return top
 

@@ -128,6 +128,8 @@ class interruptible:  # noqa: N801
 def _show_check(document: dict[str, Any]) -> None:
     render.table(["what", "found"], list(document["checked"].items()), title=f"{document['pipeline']} is fine")
     render.table(["column", "type"], list(document["columns"].items()))
+    for line in document["windows"]:
+        print(render.cell(line))
 
 
 def show_plan(document: dict[str, Any]) -> None:
@@ -166,7 +168,7 @@ def _short(ranges: list[str]) -> str:
 
 
 def _show_run(document: dict[str, Any]) -> None:
-    from airflow_provider_eventlog.core.stages import loss_headline
+    from airflow_provider_eventlog.core.stages import loss_headline, windows_lines
 
     show_plan(document["run"])
     if "load" not in document:
@@ -219,3 +221,5 @@ def _show_run(document: dict[str, Any]) -> None:
         ],
         rows,
     )
+    for line in windows_lines(document["load"]["windows"]):
+        print(render.cell(line))

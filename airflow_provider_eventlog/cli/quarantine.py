@@ -49,8 +49,8 @@ def _add_pipeline(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def _opened(args: argparse.Namespace, *, keep: bool = False) -> Iterator[Any]:
-    """An engine over the stores of a registered pipeline; it has no way to Kafka."""
+def opened(args: argparse.Namespace, *, keep: bool = False) -> Iterator[Any]:
+    """An engine over the stores of a registered pipeline; it has no way to Kafka or to a target."""
     from airflow_provider_eventlog.core.engine import Engine, open_ledger_at, open_staging_at
 
     where = stores(args)
@@ -69,7 +69,7 @@ def _nowhere(_wanted: object) -> Any:
 def _list(args: argparse.Namespace) -> dict[str, Any]:
     from airflow_provider_eventlog.core import quarantined
 
-    with _opened(args) as engine:
+    with opened(args) as engine:
         return {"pipeline": args.pipeline, "batches": quarantined.summary(engine.ledger, args.pipeline, args.batch)}
 
 
@@ -79,7 +79,7 @@ def _rows(args: argparse.Namespace) -> dict[str, Any]:
     if args.limit < 1:
         raise UsageError(f"--limit {args.limit} must be at least 1.")
     rows: list[dict[str, Any]] = []
-    with _opened(args) as engine:
+    with opened(args) as engine:
         for table in quarantined.tables(engine.ledger, engine.staging, args.pipeline, args.batch, args.reason):
             rows += table.slice(0, args.limit - len(rows)).to_pylist()
             if len(rows) == args.limit:
@@ -96,7 +96,7 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
     if file.exists():
         raise UsageError(f"{printable(args.file)} exists; name a new file.")
     count = 0
-    with _opened(args) as engine:
+    with opened(args) as engine:
         found = quarantined.tables(engine.ledger, engine.staging, args.pipeline, args.batch, args.reason)
         if file.suffix == ".parquet":
             import pyarrow.parquet as pq
@@ -117,7 +117,7 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
 def _release(args: argparse.Namespace) -> dict[str, Any]:
     from airflow_provider_eventlog.core import gate
 
-    with _opened(args, keep=not args.dry_run) as engine:
+    with opened(args, keep=not args.dry_run) as engine:
         return gate.release(engine, args.pipeline, args.batch, who=who(args), why=args.why, keep=not args.dry_run)
 
 

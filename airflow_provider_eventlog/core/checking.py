@@ -9,6 +9,7 @@ from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.errors import TopicReplacedError
 from airflow_provider_eventlog.core.planning.plan import replaced
 from airflow_provider_eventlog.core.protocols import OutputId, TargetState
+from airflow_provider_eventlog.declare.outputs import Rows
 from airflow_provider_eventlog.declare.pipeline import Pipeline
 
 
@@ -28,7 +29,13 @@ def check_all(engine: Engine, pipeline: Pipeline) -> dict[str, Any]:
         "stream": f"epoch {epochs[-1].epoch}" if epochs else "not planned yet",
     }
     for output in pipeline.outputs:
-        table = engine.open_target(output).state(OutputId(engine.ledger.ledger_id, pipeline.name, output.name))
+        table = engine.open_target(Rows(output.target, name=output.name)).state(OutputId(engine.ledger.ledger_id, pipeline.name, output.name))
         found = "does not exist yet" if table.state is TargetState.ABSENT else "is this output's"
         checked[f"output {output.name}"] = f"table {output.target.table} {found}"
-    return {"pipeline": pipeline.name, "recipe": pipeline.recipe, "columns": columns, "checked": checked}
+    return {
+        "pipeline": pipeline.name,
+        "recipe": pipeline.recipe,
+        "columns": columns,
+        "checked": checked,
+        "windows": stages.describe_windows(pipeline),
+    }

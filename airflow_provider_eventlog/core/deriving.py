@@ -10,6 +10,7 @@ from airflow_provider_eventlog.core import accounting, landing, partfile, quaran
 from airflow_provider_eventlog.core.arrow import empty_table
 from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.errors import ContentMismatchError, NotReadyError, StagingMissingError
+from airflow_provider_eventlog.core.folding import partials
 from airflow_provider_eventlog.core.offsets import OffsetRange, PlannedBatch, RunPlan
 from airflow_provider_eventlog.core.protocols import Outcome, PartRecord, SliceRecord, StagedFile
 from airflow_provider_eventlog.core.staging import paths
@@ -25,10 +26,11 @@ TYPED = "typed"
 def derive(engine: Engine, pipeline: Pipeline, planned: PlannedBatch, wanted: OffsetRange) -> dict[str, int]:
     """Derive the parts of one slice, or adopt those that stand; returns its accounting.
 
-    A slice has a typed part, and a quarantine part if anything was stopped. Raises NotReadyError before the slice is
+    A slice has a typed part, one of partial results for each windows output, and a quarantine part if anything was
+    stopped. Raises NotReadyError before the slice is
     landed, StagingCorruptError if its bytes changed since, TransformError, AccountingError, ContentMismatchError for a
-    part that stands and is of another recipe. After a failure nothing of this attempt is visible, or the quarantine
-    part alone, which nothing names.
+    part that stands and is of another recipe. After a failure nothing of this attempt is visible, or parts beside the
+    typed one, which nothing names.
     """
     batch, number = planned.batch, planned.generation
     landed = _landed(engine, planned, wanted)
@@ -54,7 +56,12 @@ def _derive(
     typed, stopped = (_path(pipeline, planned, kind, landed.range) for kind in (TYPED, quarantine.KIND))
     outcome, file = Outcome.EXISTED, engine.staging.stat(typed)
     if file is None:
-        result = transform_slice(pipeline, _raw(engine, planned, landed))
+        raw = _raw(engine, planned, landed)
+        result = transform_slice(pipeline, raw)
+        for kind, made in partials.of_slice(pipeline, planned.batch, raw, result.table).items():
+            path = _path(pipeline, planned, kind, landed.range)
+            found = engine.staging.publish(path, _typed(engine, pipeline, landed, made, kind))
+            recorded[kind] = _record(engine, pipeline, planned, _adopt(engine, *found))
         if result.stopped is not None:
             found = engine.staging.publish(stopped, _quarantine(engine, pipeline, planned, landed, result.stopped))
             recorded[quarantine.KIND] = _record(engine, pipeline, planned, _adopt(engine, *found))
@@ -65,9 +72,13 @@ def _derive(
             f"{typed} was derived under the recipe {part.recipe[:12]}, not {pipeline.recipe[:12]}: a ledger that is "
             f"gone had given its generation's number to another one. Move the file away, then clear transform."
         )
-    if quarantine.KIND not in recorded and accounting.stopped(part):
-        found = Outcome.EXISTED, engine.staging.stat(stopped) or _missing(stopped)
-        recorded[quarantine.KIND] = _record(engine, pipeline, planned, _adopt(engine, *found))
+    wanted = [partials.kind_of(output.name) for output in partials.windows_of(pipeline)]
+    wanted += [quarantine.KIND] if accounting.stopped(part) else []
+    for kind in wanted:
+        if kind not in recorded:
+            path = _path(pipeline, planned, kind, landed.range)
+            found = Outcome.EXISTED, engine.staging.stat(path) or _missing(path)
+            recorded[kind] = _record(engine, pipeline, planned, _adopt(engine, *found))
     recorded[TYPED] = _record(engine, pipeline, planned, part)
 
 
@@ -87,8 +98,9 @@ def rewriter(
 
     def write(temporary: Path) -> None:
         result = transform_slice(pipeline, raw)
-        if kind == TYPED:
-            _typed(engine, pipeline, landed, result)(temporary)
+        if kind != quarantine.KIND:
+            made = {TYPED: result, **partials.of_slice(pipeline, planned.batch, raw, result.table)}
+            _typed(engine, pipeline, landed, made[kind], kind)(temporary)
         else:
             stopped = result.stopped if result.stopped is not None else quarantine.Stopped()
             _quarantine(engine, pipeline, planned, landed, stopped)(temporary)
@@ -114,10 +126,12 @@ def _landed(engine: Engine, planned: PlannedBatch, wanted: OffsetRange) -> Slice
     raise NotReadyError(f"The slice {wanted} of batch {planned.batch.batch_id} is not landed yet; run or clear land.")
 
 
-def _typed(engine: Engine, pipeline: Pipeline, landed: SliceRecord, result: TransformResult) -> Callable[[Path], None]:
+def _typed(
+    engine: Engine, pipeline: Pipeline, landed: SliceRecord, result: TransformResult, kind: str = TYPED
+) -> Callable[[Path], None]:
     def write(temporary: Path) -> None:
         engine.check_cancelled()
-        partfile.write_part(temporary, result, kind=TYPED, wanted=landed.range, recipe=pipeline.recipe)
+        partfile.write_part(temporary, result, kind=kind, wanted=landed.range, recipe=pipeline.recipe)
 
     return write
 

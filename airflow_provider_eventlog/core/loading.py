@@ -19,7 +19,7 @@ _READY = (GenerationState.VALIDATED, GenerationState.LOADED)
 
 
 def load_batch(engine: Engine, pipeline: Pipeline, planned: PlannedBatch) -> dict[str, Any]:
-    """Make a validated generation the visible one of its batch in every output.
+    """Make a validated generation the visible one of its batch in every output of rows.
 
     Raises NotReadyError before validation, StagingCorruptError for changed parts, and the target errors. Outputs
     that were loaded before a failure stay loaded; a retry does the rest.
@@ -40,7 +40,7 @@ def load_batch(engine: Engine, pipeline: Pipeline, planned: PlannedBatch) -> dic
         )
     files = [engine.staging.open(p.file.path, p.file) for p in parts]
     outputs = {}
-    for output in pipeline.outputs:
+    for output in (o for o in pipeline.outputs if isinstance(o, Rows)):
         engine.check_cancelled()
         result = engine.open_target(output).apply_rows(
             OutputId(engine.ledger.ledger_id, pipeline.name, output.name),

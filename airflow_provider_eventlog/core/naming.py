@@ -71,3 +71,15 @@ def printable(value: object, limit: int = 120) -> str:
     """Foreign text made fit for one line of a log: escaped, quoted and cut to `limit` characters."""
     text = ascii(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def visible(value: str | bytes, limit: int = 200) -> str:
+    """Foreign text or bytes for a page: cut to `limit` characters, and what does not print is shown as an escape.
+
+    Control characters, NUL, marks that turn the direction of writing and bytes that are no UTF-8 are escaped; letters
+    of all scripts stay. It is still foreign text: what embeds it in a language (HTML, SQL) escapes it for that.
+    """
+    # No character takes more than four bytes, so that enough of them are looked at.
+    start = bytes(value[: 4 * limit + 4]).decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in start[:limit])
+    return shown if len(start) <= limit else f"{shown}..."

@@ -16,6 +16,7 @@ from airflow_provider_eventlog.core.planning.generations import RECOMPUTE
 from airflow_provider_eventlog.core.protocols import GenerationState
 from airflow_provider_eventlog.core.requests import RunRequest
 from airflow_provider_eventlog.declare.pipeline import Pipeline
+from airflow_provider_eventlog.declare.windows import Windows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,11 +28,28 @@ _NAMED = 20
 def check(pipeline: Pipeline) -> dict[str, Any]:
     """Check SQL, checks and columns without data; returns the output columns as {name: type}.
 
-    Raises TransformError, CheckDefinitionError, EventTimeError.
+    Raises TransformError, CheckDefinitionError, EventTimeError, WindowDefinitionError.
     """
     from airflow_provider_eventlog.core.transforming import analyze
 
-    return dict(analyze(pipeline).columns)
+    columns = dict(analyze(pipeline).columns)
+    describe_windows(pipeline)
+    return columns
+
+
+def describe_windows(pipeline: Pipeline) -> list[str]:
+    """One line for each windows output: which aggregates are merged, and which computed again from rows.
+
+    Raises WindowDefinitionError, EventTimeError.
+    """
+    outputs = [output for output in pipeline.outputs if isinstance(output, Windows)]
+    if not outputs:
+        return []
+    from airflow_provider_eventlog.core.folding.partials import window_plan
+    from airflow_provider_eventlog.core.session import session
+
+    with session(threads=1) as connection:
+        return [window_plan(connection, pipeline, output).describe() for output in outputs]
 
 
 def plan(engine: Engine, pipeline: Pipeline, request: RunRequest, run_key: str) -> RunPlan:
@@ -41,12 +59,14 @@ def plan(engine: Engine, pipeline: Pipeline, request: RunRequest, run_key: str) 
     `check` and `planning.plan_run` raise.
     """
     from airflow_provider_eventlog.core import deciding
+    from airflow_provider_eventlog.core.folding import recipes
     from airflow_provider_eventlog.core.planning import plan_run
     from airflow_provider_eventlog.core.rebuilding import declared
 
     check(pipeline)
     engine.check_cancelled()
     planned = engine.ledger.run(run_key, pipeline.name) is not None
+    recipes.refuse_change(engine, pipeline, bound=planned)
     made = plan_run(engine.ledger, lambda: engine.source(pipeline.stream), pipeline, request, run_key, engine.clock())
     declared.register(engine, pipeline, replay=planned)
     deciding.write_down(engine, pipeline.stream.name)
@@ -55,9 +75,11 @@ def plan(engine: Engine, pipeline: Pipeline, request: RunRequest, run_key: str) 
 
 def preview(engine: Engine, pipeline: Pipeline, request: RunRequest, run_key: str = "preview") -> RunPlan:
     """The plan that `plan` would make now; nothing is kept."""
+    from airflow_provider_eventlog.core.folding import recipes
     from airflow_provider_eventlog.core.planning import preview_run
 
     check(pipeline)
+    recipes.refuse_change(engine, pipeline, bound=engine.ledger.run(run_key, pipeline.name) is not None)
     return preview_run(
         engine.ledger, lambda: engine.source(pipeline.stream), pipeline, request, run_key, engine.clock()
     )
@@ -133,7 +155,8 @@ def validate(engine: Engine, pipeline: Pipeline, run_key: str) -> dict[str, Any]
 def load(engine: Engine, pipeline: Pipeline, run_key: str) -> dict[str, Any]:
     """Load every batch of the run into every output, in order; twice has the effect of once.
 
-    Raises NotReadyError before validation, and the target errors of `core.errors`.
+    Windows take what stands at their frontier, of this run or of others, and wait at a hole or at a held batch, which
+    the report says. Raises NotReadyError before validation, and the errors of folding and targets of `core.errors`.
     """
     from airflow_provider_eventlog.core import loading
 
@@ -144,7 +167,21 @@ def load(engine: Engine, pipeline: Pipeline, run_key: str) -> dict[str, Any]:
         engine.check_cancelled()
         batches.append(loading.load_batch(engine, pipeline, planned))
         engine.progress("loaded batches", index, len(bound.batches))
-    return {"stage": "load", "batches": batches}
+    return {"stage": "load", "batches": batches, "windows": fold(engine, pipeline, bound)}
+
+
+def fold(engine: Engine, pipeline: Pipeline, bound: RunPlan | None = None) -> dict[str, Any]:
+    """Fold and load what the pipeline's windows can take; of each output what `advancing.advance` says.
+
+    bound  the run that comes by, for batches of it that enter elsewhere than at the frontier
+    """
+    outputs = [output for output in pipeline.outputs if isinstance(output, Windows)]
+    if not outputs:
+        return {}
+    from airflow_provider_eventlog.core.folding.advancing import advance
+
+    chosen = [planned.batch for planned in bound.batches] if bound is not None else []
+    return {output.name: advance(engine, pipeline, output, chosen) for output in outputs}
 
 
 def run(engine: Engine, pipeline: Pipeline, request: RunRequest, run_key: str | None = None) -> dict[str, Any]:
@@ -164,6 +201,20 @@ def run(engine: Engine, pipeline: Pipeline, request: RunRequest, run_key: str | 
         "validate": validate(engine, pipeline, made.run_key),
         "load": load(engine, pipeline, made.run_key),
     }
+
+
+def windows_lines(folded: Mapping[str, Any]) -> list[str]:
+    """What `fold` has done, one line an output, for people."""
+    lines = []
+    for name, report in folded.items():
+        late = sum(fold.get("late", 0) for fold in report["folded"])
+        lines.append(
+            f"windows {name}: {len(report['folded'])} folds, {report['applied']} change-sets loaded, watermark "
+            f"{report['watermark'] or 'unknown'}"
+            + (f", {late:,} rows were late" if late else "")
+            + (f"; waiting for {report['waiting']}" if report["waiting"] else "")
+        )
+    return lines
 
 
 def batch_table(engine: Engine, pipeline: Pipeline, run_key: str) -> pa.Table:

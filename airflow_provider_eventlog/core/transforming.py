@@ -26,6 +26,7 @@ from airflow_provider_eventlog.core.session import CHUNK_ROWS, session
 from airflow_provider_eventlog.core.sqltransform import compile_sql, fail
 from airflow_provider_eventlog.core.sqltree import EngineError, explain
 from airflow_provider_eventlog.declare.decode import META_COLUMNS
+from airflow_provider_eventlog.declare.windows import Windows
 
 if TYPE_CHECKING:
     import duckdb
@@ -58,6 +59,7 @@ _STORABLE = frozenset(
 # The engine's type of a column, kept beside the Arrow type that it travels as.
 TYPE_KEY = b"eventlog.type"
 _ROWS = "_rows"
+_FIRST_TIME, _LAST_TIME = "TIMESTAMP '0001-01-01'", "TIMESTAMP '10000-01-01'"
 _POSITION_FIELDS = (
     pa.field("_partition", pa.int32(), metadata={TYPE_KEY: b"INTEGER"}),
     pa.field("_offset", pa.int64(), metadata={TYPE_KEY: b"BIGINT"}),
@@ -226,6 +228,11 @@ def _analyze(connection: duckdb.DuckDBPyConnection, pipeline: Pipeline) -> Trans
     if pipeline.event_time is not None:
         without = f"{printable(pipeline.event_time)} is NULL"
         stops.insert(0, Stop("", f"{quote(pipeline.event_time)} IS NULL", without))
+        if any(isinstance(output, Windows) for output in pipeline.outputs):
+            # Where no window can be: years that nothing reads, and infinity.
+            beyond = f"{printable(pipeline.event_time)} lies outside of the years 1 to 9999"
+            inside = f"{quote(pipeline.event_time)} >= {_FIRST_TIME} AND {quote(pipeline.event_time)} < {_LAST_TIME}"
+            stops.insert(1, Stop("", f"({inside}) IS FALSE", beyond))
     counted = {name: expression for name, expression in checks.items() if name not in stopping}
     return TransformPlan(tuple(columns.items()), schema, sql, counted, tuple(stops))
 

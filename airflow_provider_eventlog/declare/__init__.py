@@ -5,5 +5,19 @@ from airflow_provider_eventlog.declare.decode import Json, Raw
 from airflow_provider_eventlog.declare.outputs import DuckDB, Rows
 from airflow_provider_eventlog.declare.pipeline import Pipeline
 from airflow_provider_eventlog.declare.stream import FromGroup, Stream
+from airflow_provider_eventlog.declare.windows import Hopping, Session, Tumbling, Windows
 
-__all__ = ["Check", "DuckDB", "FromGroup", "Json", "Pipeline", "Raw", "Rows", "Stream"]
+__all__ = [
+    "Check",
+    "DuckDB",
+    "FromGroup",
+    "Hopping",
+    "Json",
+    "Pipeline",
+    "Raw",
+    "Rows",
+    "Session",
+    "Stream",
+    "Tumbling",
+    "Windows",
+]

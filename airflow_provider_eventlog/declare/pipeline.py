@@ -17,6 +17,7 @@ from airflow_provider_eventlog.declare.decode import Json, Raw, columns
 from airflow_provider_eventlog.declare.duration import milliseconds
 from airflow_provider_eventlog.declare.outputs import DuckDB, Rows
 from airflow_provider_eventlog.declare.stream import Stream
+from airflow_provider_eventlog.declare.windows import Windows
 
 FRAMES = ("arrow", "pandas")
 
@@ -34,7 +35,7 @@ class Pipeline:
                columns and `_key, _timestamp, _headers, _partition, _offset`; the result keeps the last two
     decode, event_time  override the stream's
     checks     row checks, in order
-    outputs    at least one
+    outputs    at least one: Rows as they are, Windows as aggregates over time
     quarantine a table to which the quarantine's rows are loaded as well; None keeps them in staging only
     max_quarantine_ratio  a batch of which more is quarantined (of what was quarantined or passed) is held. Not part
                of the recipe: a held batch may be validated again under another one
@@ -48,7 +49,7 @@ class Pipeline:
     name: str
     _: KW_ONLY
     stream: Stream
-    outputs: Sequence[Rows]
+    outputs: Sequence[Rows | Windows]
     transform: str | Callable[[Any], Any] | None = None
     schema: Mapping[str, str] | None = None
     frame: str = "arrow"
@@ -70,7 +71,7 @@ class Pipeline:
         if not isinstance(self.decode, (Json, Raw)):
             raise DeclarationError(f"{where}: decode must be Json(...) or Raw().")
         object.__setattr__(self, "checks", _sequence(where, "checks", self.checks, Check))
-        object.__setattr__(self, "outputs", _sequence(where, "outputs", self.outputs, Rows))
+        object.__setattr__(self, "outputs", _sequence(where, "outputs", self.outputs, Rows, Windows))
         if not self.outputs:
             raise DeclarationError(
                 f"{where} needs at least one output, for example Rows(DuckDB('x.duckdb', table='x'))."
@@ -85,6 +86,7 @@ class Pipeline:
         if not isinstance(ratio, (int, float)) or isinstance(ratio, bool) or not 0 <= ratio <= 1:
             raise DeclarationError(f"{where}: max_quarantine_ratio={printable(ratio)} must be a share from 0 to 1.")
         targets = [o.target for o in self.outputs] + ([self.quarantine] if self.quarantine else [])
+        targets += [o.late for o in self.outputs if isinstance(o, Windows) and o.late is not None]
         tables = [(t.path, t.schema.casefold(), t.table.casefold()) for t in targets]
         if len(set(tables)) < len(tables):
             raise DeclarationError(f"{where}: two outputs name the same table; one table has one owner.")
@@ -160,10 +162,11 @@ class Pipeline:
     __repr__ = __str__
 
 
-def _sequence(where: str, knob: str, values: object, kind: type) -> tuple[Any, ...]:
+def _sequence(where: str, knob: str, values: object, *kinds: type) -> tuple[Any, ...]:
     items = tuple(values) if isinstance(values, (list, tuple)) else ()
-    if not isinstance(values, (list, tuple)) or not all(isinstance(v, kind) for v in items):
-        raise DeclarationError(f"{where}: {knob} must be a list of {kind.__name__}(...).")
+    if not isinstance(values, (list, tuple)) or not all(isinstance(v, kinds) for v in items):
+        named = " or ".join(f"{kind.__name__}(...)" for kind in kinds)
+        raise DeclarationError(f"{where}: {knob} must be a list of {named}.")
     names = [v.name for v in items]
     for name in names:
         if names.count(name) > 1:

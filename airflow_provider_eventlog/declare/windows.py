@@ -152,6 +152,7 @@ class Windows:
     fill        also give a key's windows without rows between its first and its last one: "null" with what the
                 aggregates are over no rows, "zero" with 0 for numbers
     target      the table. Its key is `by` and `window_start`
+    late        a table to which late rows are loaded as well, each with its window; None keeps them in staging only
 
     Raises DeclarationError; the aggregates' SQL is checked when a run is planned.
     """
@@ -166,11 +167,14 @@ class Windows:
     allowed_lateness: Duration = 0
     on_late: str = "late"
     fill: str | None = None
+    late: DuckDB | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.target, DuckDB):
             raise DeclarationError(f"Windows: target={printable(self.target)} must be a target such as DuckDB(...).")
+        if self.late is not None and not isinstance(self.late, DuckDB):
+            raise DeclarationError(f"Windows: late={printable(self.late)} must be a target such as DuckDB(...).")
         object.__setattr__(self, "name", check_name("output", self.name or self.target.table))
         where = f"Windows {self.name!r}"
         if not isinstance(self.window, (Tumbling, Hopping, Session)):
@@ -236,6 +240,7 @@ class Windows:
                 "on_late": self.on_late,
                 "fill": self.fill,
                 "target": self.target.canonical(),
+                "late": None if self.late is None else self.late.canonical(),
             }
         }
 

@@ -35,6 +35,13 @@ class Grid:
     offset_ms: int
     timezone: str
 
+    @property
+    def longest_ms(self) -> int:
+        """No window is longer, whatever the clock of its zone does."""
+        if self.unit == "ms":
+            return self.size
+        return (self.size * (1 if self.unit == "day" else 31) + 1) * DAY_MS
+
     def canonical(self) -> dict[str, Any]:
         """The grid as JSON values."""
         return {name: getattr(self, name) for name in self.__slots__}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_provider_eventlog.core.errors import DeclarationError, EventLogError
 from airflow_provider_eventlog.core.naming import printable
@@ -111,6 +111,17 @@ class StageOperator(BaseOperator):
             self._cancel.set()
 
 
+def tell_of_windows(log: Any, pipeline: Pipeline, loaded: Mapping[str, Any]) -> None:
+    """Say what the windows took and what they wait for; AirflowSkipException if that leaves nothing that was loaded."""
+    from airflow_provider_eventlog.core import stages
+
+    for line in stages.windows_lines(loaded["windows"]):
+        log.info(line)
+    reports = loaded["windows"].values()
+    if len(reports) == len(pipeline.outputs) and all(r["waiting"] and not r["folded"] for r in reports):
+        raise AirflowSkipException("Every output of the pipeline has windows that wait; the log above says for what.")
+
+
 def checked_pipeline(where: str, pipeline: object) -> Pipeline:
     """`pipeline` if it is one; else DeclarationError."""
     if not isinstance(pipeline, Pipeline):
@@ -144,7 +155,8 @@ def warn_of_expiry(
 
     if not any(planned.mode == "new" for planned in made.batches):
         return
-    found = forecast(engine.ledger, engine.source(stream), stream.name, engine.clock(), exact=False)
+    source = engine.source(stream)
+    found = forecast(engine.ledger, source, stream.name, engine.clock(), exact=False, looked=made.looked)
     if found.warning is not None:
         warn(found.warning)
     if found.expiry is Expiry.UNKNOWN:

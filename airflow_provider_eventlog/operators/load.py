@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_eventlog.operators.common import StageOperator, run_key
+from airflow_provider_eventlog.operators.common import StageOperator, run_key, tell_of_windows
+from airflow_provider_eventlog.operators.links import BatchReportLink, reported
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -15,13 +16,18 @@ if TYPE_CHECKING:
 class LoadBatchOperator(StageOperator):
     """Loads every batch of the run into every output, in order; twice has the effect of once.
 
-    Pushes the report, `{"stage": "load", "batches": [...]}`.
+    Windows take what stands at their frontier, of this run or of others; where every output waits the task is skipped.
+    Pushes the report, `{"stage": "load", "batches": [...], "windows": {...}}`.
     """
+
+    operator_extra_links = (BatchReportLink(),)
 
     def work(self, engine: Engine, context: Context) -> dict[str, Any]:
         """Load the run's batches."""
         from airflow_provider_eventlog.core import stages
 
-        report = stages.load(engine, self.pipeline, run_key(context))
+        with reported(engine, self.pipeline, run_key(context), self.log):
+            report = stages.load(engine, self.pipeline, run_key(context))
         self.log.info("loaded %s batches", len(report["batches"]))
+        tell_of_windows(self.log, self.pipeline, report)
         return report

@@ -69,6 +69,8 @@ def plan_run(
 
     made = stages.plan(engine, pipeline, planning.request(context, pipeline), run_key(context))
     say(stages.headline(made))
+    for line in stages.describe_windows(pipeline):
+        say(line)
     for planned in made.batches[:_SHOWN]:
         ranges = "; ".join(r.people for r in planned.batch.ranges[:_SHOWN]) or "no offsets"
         say(f"batch {planned.batch.batch_id}, generation {planned.generation}, {planned.mode}: {ranges}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_eventlog.operators.common import warn_of_loss
+from airflow_provider_eventlog.operators.common import tell_of_windows, warn_of_loss
+from airflow_provider_eventlog.operators.links import BatchReportLink, reported
 from airflow_provider_eventlog.operators.plan import PlanningOperator
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ class RunBatchOperator(PlanningOperator):
     A retry goes on where the last attempt stopped. Pushes the report, `{"run": ..., "validate": ..., "load": ...}`.
     """
 
+    operator_extra_links = (BatchReportLink(),)
+
     def work(self, engine: Engine, context: Context) -> dict[str, Any]:
         """Do all stages."""
         from airflow_provider_eventlog.core import stages
@@ -28,7 +31,15 @@ class RunBatchOperator(PlanningOperator):
             warn_of_loss(self.log.warning, stages.land(engine, self.pipeline, made.run_key, group))
         for group in range(len(made.groups)):
             stages.transform(engine, self.pipeline, made.run_key, group)
-        validated = stages.validate(engine, self.pipeline, made.run_key)
-        loaded = stages.load(engine, self.pipeline, made.run_key)
+        with reported(engine, self.pipeline, made.run_key, self.log):
+            validated = stages.validate(engine, self.pipeline, made.run_key)
+        with reported(engine, self.pipeline, made.run_key, self.log):
+            loaded = stages.load(engine, self.pipeline, made.run_key)
         self.log.info("loaded %s batches", len(loaded["batches"]))
-        return {"run": made.run_key, "validate": validated["batches"], "load": loaded["batches"]}
+        tell_of_windows(self.log, self.pipeline, loaded)
+        return {
+            "run": made.run_key,
+            "validate": validated["batches"],
+            "load": loaded["batches"],
+            "windows": loaded["windows"],
+        }

@@ -26,6 +26,7 @@ BELOW = {
     "triggers": {"declare", "core", "hooks"},
     "operators": {"declare", "core", "hooks"},
     "sensors": {"declare", "core", "hooks", "triggers", "operators"},
+    "plugins": {"declare", "core", "hooks"},
     "cli": {"declare", "core", "hooks", "devkafka"},
     "devkafka": {"core"},
 }

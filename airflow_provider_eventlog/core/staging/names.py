@@ -28,6 +28,7 @@ _FORMS = {
     "manifest": re.compile(rf"{_EPOCH}/manifests/(?P<batch>{_SEGMENT})\.json"),
     "part": re.compile(rf"{_GENERATION}/(?P<kind>{_SEGMENT})/{_FILE}"),
     "commit": re.compile(rf"{_GENERATION}/commit\.json"),
+    "report": re.compile(rf"{_GENERATION}/report-(?P<state>[a-z]+)-(?P<digest>[0-9a-f]{{16}})\.html"),
     "decision": re.compile(rf"(?P<stream>{_SEGMENT})/decisions/(?P<kind>{_SEGMENT})/(?P<decision>{_SEGMENT})\.json"),
     "recipe": re.compile(rf"{_PIPELINE}/recipes/(?P<recipe>{_SEGMENT})\.json"),
 }
@@ -35,7 +36,7 @@ _FORMS = {
 
 @dataclass(frozen=True, slots=True)
 class StagedName:
-    """What a name says: `form` is temporary, raw, manifest, part, commit, decision or recipe.
+    """What a name says: `form` is temporary, raw, manifest, part, commit, report, decision or recipe.
 
     Names of streams, pipelines, batches, kinds and decisions are the path segments of `naming.segment`; what a form
     does not have is None.

@@ -41,6 +41,11 @@ def commit(stream: str, pipeline: str, batch_id: str, number: int) -> str:
     return f"{generation(stream, pipeline, batch_id, number)}/commit.json"
 
 
+def report(stream: str, pipeline: str, batch_id: str, number: int, state: str, digest: str) -> str:
+    """The page about a generation in a state; its name tells its bytes, since later decisions are told of too."""
+    return f"{generation(stream, pipeline, batch_id, number)}/report-{segment(state)}-{digest[:16]}.html"
+
+
 def decision(stream: str, kind: str, decision_id: str) -> str:
     """The record of a decision about a stream."""
     return f"{segment(stream)}/decisions/{segment(kind)}/{segment(decision_id)}.json"
@@ -49,3 +54,18 @@ def decision(stream: str, kind: str, decision_id: str) -> str:
 def recipe(stream: str, pipeline: str, digest: str) -> str:
     """The declaration of a pipeline under one of its recipes."""
     return f"{segment(stream)}/pipeline={segment(pipeline)}/recipes/{segment(digest)}.json"
+
+
+def fold_log(stream: str, pipeline: str, output: str, log: int) -> str:
+    """The folder of a fold log."""
+    return f"{segment(stream)}/pipeline={segment(pipeline)}/folds/{segment(output)}/log={log}"
+
+
+def fold_file(stream: str, pipeline: str, output: str, log: int, n: int, kind: str, digest: str) -> str:
+    """A file of fold n; its name tells its rows, since several attempts may make a fold of other inputs at once."""
+    return f"{fold_log(stream, pipeline, output, log)}/{n:012d}-{kind}-{digest[:16]}.parquet"
+
+
+def fold_record(stream: str, pipeline: str, output: str, log: int, n: int) -> str:
+    """The record of fold n, written once it stands; number 0 is the log's own."""
+    return f"{fold_log(stream, pipeline, output, log)}/{n:012d}.json"

@@ -1,0 +1,107 @@
+"""What earlier folds have left behind them: typed rows, late rows, final windows; read only where a fold asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from airflow_provider_eventlog.core import partfile
+from airflow_provider_eventlog.core.deriving import TYPED
+from airflow_provider_eventlog.core.engine import Engine
+from airflow_provider_eventlog.core.folding import files
+from airflow_provider_eventlog.core.folding.head import current
+from airflow_provider_eventlog.core.folding.partials import kind_of, with_times
+from airflow_provider_eventlog.core.protocols import FoldRecord, PartRecord
+from airflow_provider_eventlog.core.windows import frames, lookups, state
+from airflow_provider_eventlog.core.windows.fold import Past
+from airflow_provider_eventlog.core.windows.plan import WindowPlan
+
+if TYPE_CHECKING:
+    import duckdb
+
+# (batch id, generation)
+Made = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads generations and folds of one output; all times of spans are milliseconds, `greatest` rounded down."""
+
+    engine: Engine
+    pipeline: str
+    output: str
+    plan: WindowPlan
+    connection: duckdb.DuckDBPyConnection
+
+    def parts(self, made: Made) -> dict[str, list[PartRecord]]:
+        """The partial and typed parts of a generation by kind, in slice order."""
+        found: dict[str, list[PartRecord]] = {kind_of(self.output): [], TYPED: []}
+        for part in self.engine.ledger.parts(self.pipeline, *made):
+            if part.kind in found:
+                found[part.kind].append(part)
+        return found
+
+    def partials(self, made: Made, span: tuple[int, int] | None = None) -> list[pa.Table]:
+        """The partial results of a generation in slice order; those that reach into a span, if one is given."""
+        parts = self.parts(made)[kind_of(self.output)]
+        chosen = [p for p in parts if p.counts["rows"] and (span is None or meets(p.counts, span))]
+        return [self._table(part) for part in chosen]
+
+    def rows(self, generations: Iterable[Made], wanted: pa.Table) -> pa.Table:
+        """Typed rows of generations, stamped, in their order; of slices that no time of `wanted` lies in none."""
+        span = _span(wanted)
+        tables = []
+        for made in generations:
+            parts = self.parts(made)
+            typed = {part.range: part for part in parts[TYPED]}
+            for part in parts[kind_of(self.output)]:
+                if span is not None and part.counts["rows"] and meets(part.counts, span):
+                    rows = self._table(typed[part.range])
+                    tables.append(with_times(self.plan, rows, part.counts.get("stamp")))
+        if not tables:
+            empty = frames.concat([], self.plan.rows)
+            return empty if self.plan.time is not None else frames.stamp(empty, 0)
+        return pa.concat_tables(tables)
+
+    def past(self, folds: Callable[[], Sequence[FoldRecord]]) -> Past:
+        """What the folds have left; they are looked up only if that is asked for."""
+
+        def rows(wanted: pa.Table) -> pa.Table:
+            span = _span(wanted)
+            chosen = [
+                (batch_id, int(fold.accounting["generation"]))
+                for batch_id, fold in current(folds()).items()
+                if span is not None and meets(fold.accounting["times"], span)
+            ]
+            return self.in_time(self.rows(chosen, wanted), folds())
+
+        def closed(wanted: pa.Table) -> pa.Table:
+            tables = [table for fold in folds() for table in files.read(self.engine, fold, files.CLOSED)]
+            return state.newest_closed(self.connection, self.plan, tables)
+
+        return Past(rows, closed)
+
+    def in_time(self, rows: pa.Table, folds: Sequence[FoldRecord]) -> pa.Table:
+        """Rows without those that went to the late output, where sessions must not see them again."""
+        if self.plan.grid is not None or not rows.num_rows:
+            return rows
+        late = [table for fold in folds for table in files.read(self.engine, fold, files.LATE)]
+        return lookups.without_late(self.connection, rows, pa.concat_tables(late)) if late else rows
+
+    def _table(self, part: PartRecord) -> pa.Table:
+        return partfile.read_table(self.engine.staging.open(part.file.path, part.file))
+
+
+def _span(wanted: pa.Table) -> tuple[int, int] | None:
+    if not wanted.num_rows:
+        return None
+    since, until = frames.number(wanted, "_from"), frames.number(wanted, "_until")
+    return int(since.min()) // 1000, int(until.max()) // 1000
+
+
+def meets(times: Mapping[str, int], span: tuple[int, int]) -> bool:
+    """Whether rows of these times (`oldest`, `greatest`, none for no rows) may lie in a span."""
+    return "oldest" in times and times["oldest"] <= span[1] and times["greatest"] >= span[0]
