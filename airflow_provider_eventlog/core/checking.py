@@ -29,7 +29,9 @@ def check_all(engine: Engine, pipeline: Pipeline) -> dict[str, Any]:
         "stream": f"epoch {epochs[-1].epoch}" if epochs else "not planned yet",
     }
     for output in pipeline.outputs:
-        table = engine.open_target(Rows(output.target, name=output.name)).state(OutputId(engine.ledger.ledger_id, pipeline.name, output.name))
+        table = engine.open_target(Rows(output.target, name=output.name)).state(
+            OutputId(engine.ledger.ledger_id, pipeline.name, output.name)
+        )
         found = "does not exist yet" if table.state is TargetState.ABSENT else "is this output's"
         checked[f"output {output.name}"] = f"table {output.target.table} {found}"
     return {

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from airflow_provider_eventlog.core import retention
-from airflow_provider_eventlog.core.auditing import chain, derived, landed, tables, written
+from airflow_provider_eventlog.core.auditing import chain, derived, folds, landed, tables, written
 from airflow_provider_eventlog.core.auditing.files import Verifier
 from airflow_provider_eventlog.core.auditing.findings import Audit, Finding
 from airflow_provider_eventlog.core.auditing.mending import Mender
@@ -128,6 +128,7 @@ class _Stream:
             self.states[name] = {**made.states, "not taken": max(0, run.checked["batches"] - taken)}
             if name in declared:
                 yield from tables.audit(run, made, declared[name])
+                yield from folds.audit(run, self._verifier, name, declared[name])
         yield from written.audit(run)
 
     def still(self, findings: Iterable[Finding]) -> list[Finding]:

@@ -176,6 +176,10 @@ class Mender:
         """Write a decision down again."""
         return self._publish(paths.decision(decision.stream, decision.kind, decision.id), decision.to_json())
 
+    def record(self, path: str, record: Mapping[str, Any]) -> str:
+        """Write a record of the ledger down again."""
+        return self._publish(path, record)
+
     def load(self, target: Target, output: OutputId, kind: str, batch_id: str, number: int) -> str:
         """Load a generation's parts of one kind again, in place of what the table has of the batch."""
         ledger = self._engine.ledger

@@ -11,6 +11,8 @@ from airflow_provider_eventlog.core.auditing.derived import Derived, Loaded, tab
 from airflow_provider_eventlog.core.auditing.findings import LOAD, TABLE, Audit, Finding, Fix
 from airflow_provider_eventlog.core.deriving import TYPED
 from airflow_provider_eventlog.core.errors import EventLogError, TargetOwnedError, TargetReplacedError
+from airflow_provider_eventlog.core.folding import listing
+from airflow_provider_eventlog.core.folding.applying import late_output
 from airflow_provider_eventlog.core.holdings import TargetContents
 from airflow_provider_eventlog.core.naming import printable
 from airflow_provider_eventlog.core.protocols import GenerationState, LoadedBatch, OutputId, Target, TargetState
@@ -20,6 +22,7 @@ from airflow_provider_eventlog.declare.outputs import DuckDB, Rows
 _AGAIN = "`eventlog fsck --repair` loads it again from staging."
 _BEHIND = "The ledger is older than the table: bring it back from a copy, or make it again (eventlog ledger rebuild)."
 _STRANGE = "Somebody else wrote them: delete them, or restore the table from a copy."
+WINDOWS = "windows"
 _READY = (GenerationState.VALIDATED, GenerationState.LOADED)
 
 
@@ -37,6 +40,9 @@ def declared(declaration: str) -> tuple[tuple[TableOf, ...], tuple[str, ...]]:
     found, others = [], []
     for output in value["outputs"]:
         target = output.get("rows", {}).get("target", {}).get("duckdb")
+        if "windows" in output:
+            # `auditing.folds` has an eye on them.
+            continue
         if target is None:
             others.append(canonical(output))
         else:
@@ -45,6 +51,16 @@ def declared(declaration: str) -> tuple[tuple[TableOf, ...], tuple[str, ...]]:
     if target is not None:
         found.append(TableOf(quarantine.KIND, quarantine.KIND, _duckdb(target)))
     return tuple(found), tuple(others)
+
+
+def windows_tables(declaration: str) -> tuple[TableOf, ...]:
+    """The tables of the windows that a registered declaration names, those of late rows too."""
+    found = []
+    for name, output in listing.outputs_of(json.loads(declaration)).items():
+        found.append(TableOf(WINDOWS, name, _duckdb(output["target"]["duckdb"])))
+        if output.get("late"):
+            found.append(TableOf(WINDOWS, late_output(name), _duckdb(output["late"]["duckdb"])))
+    return tuple(found)
 
 
 def _duckdb(target: Mapping[str, str]) -> DuckDB:

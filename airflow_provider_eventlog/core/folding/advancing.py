@@ -19,6 +19,9 @@ from airflow_provider_eventlog.core.session import session
 from airflow_provider_eventlog.declare.pipeline import Pipeline
 from airflow_provider_eventlog.declare.windows import Windows
 
+# Another attempt that was quicker shows in the log at once; so often in vain there is none.
+_REFUSED = 5
+
 
 def advance(engine: Engine, pipeline: Pipeline, output: Windows, batches: Sequence[BatchPlan] = ()) -> dict[str, Any]:
     """Fold all that can be folded into an output's windows, and bring its table up to the log.
@@ -37,12 +40,20 @@ def advance(engine: Engine, pipeline: Pipeline, output: Windows, batches: Sequen
     with session(threads=1) as connection:
         plan = window_plan(connection, pipeline, output)
         made: list[FoldRecord] = []
+        refused: dict[tuple[int, int], int] = {}
         while True:
             log = logs.newest(engine, pipeline.name, output.name) or log
             stepper = _stepper(engine, pipeline, output, log, plan, connection)
             done, waiting = _fold_on(stepper, batches, made)
             if done:
                 break
+            at = (log.log, stepper.head.n)
+            refused[at] = refused.get(at, 0) + 1
+            if refused[at] > _REFUSED:
+                raise AccountingError(
+                    f"Output {output.name!r} of pipeline {pipeline.name!r}: the ledger takes no fold behind number "
+                    f"{at[1]} of log {at[0]}, and has none. It was edited; rebuild it (eventlog ledger rebuild)."
+                )
         applied = apply_changes(engine, pipeline, output, plan, log)
     mark = stepper.head.watermark
     return {
@@ -82,11 +93,7 @@ def _fold_on(stepper: Stepper, batches: Sequence[BatchPlan], made: list[FoldReco
         found = frontier.next_of(engine, stepper.stream, stepper.head)
         if isinstance(found, Wait):
             return True, found.why
-        try:
-            record = _take(stepper, found)
-        except AccountingError:
-            # Somebody has folded the batch, or the number before this one, meanwhile.
-            record = None
+        record = _take(stepper, found)
         if record is None:
             return False, ""
         _note(stepper, record, made)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.folding import head
 from airflow_provider_eventlog.core.folding.head import Head
 from airflow_provider_eventlog.core.planning.words import BEGINNING
-from airflow_provider_eventlog.core.protocols import FoldLog, FoldRecord
+from airflow_provider_eventlog.core.protocols import FoldLog, FoldRecord, StagedFile
 from airflow_provider_eventlog.core.requests import RunRequest
 from airflow_provider_eventlog.core.staging import paths
 from airflow_provider_eventlog.declare.pipeline import Pipeline
 from airflow_provider_eventlog.declare.windows import Windows
 
 FIRST = "first batch"
+_NAMES = ("pipeline", "output", "log", "n", "cause", "batch_id", "about", "watermark")
 
 
 def newest(engine: Engine, pipeline: str, output: str) -> FoldLog | None:
@@ -63,7 +67,12 @@ def _origin(engine: Engine, pipeline: Pipeline) -> tuple[int, int] | None:
 def write_down_log(engine: Engine, stream: str, log: FoldLog) -> None:
     """The record of a log, from which a lost ledger is made again."""
     path = paths.fold_record(stream, log.pipeline, log.output, log.log, 0)
-    engine.staging.publish_json(path, {name: getattr(log, name) for name in log.__slots__})
+    engine.staging.publish_json(path, log_json(log))
+
+
+def log_json(log: FoldLog) -> dict[str, Any]:
+    """A log as JSON values; `FoldLog(**value)` reads it back."""
+    return {name: getattr(log, name) for name in log.__slots__}
 
 
 def write_down(engine: Engine, stream: str, record: FoldRecord) -> None:
@@ -74,13 +83,24 @@ def write_down(engine: Engine, stream: str, record: FoldRecord) -> None:
         engine.staging.publish_json(path, to_json(record))
 
 
-def to_json(record: FoldRecord) -> dict[str, object]:
-    """A fold as JSON values."""
+def to_json(record: FoldRecord) -> dict[str, Any]:
+    """A fold as JSON values; `of_json` reads it back."""
     files = {kind: [f.path, f.bytes, f.sha256, digest] for kind, (f, digest) in record.files.items()}
-    names = ("pipeline", "output", "log", "n", "cause", "batch_id", "about", "watermark")
     return {
-        **{name: getattr(record, name) for name in names},
+        **{name: getattr(record, name) for name in _NAMES},
         "inputs": [list(one) for one in record.inputs],
         "files": files,
         "accounting": dict(record.accounting),
     }
+
+
+def of_json(value: Mapping[str, Any]) -> FoldRecord:
+    """What `to_json` gave, read back; raises KeyError, TypeError, ValueError for what it cannot have given."""
+    return FoldRecord(
+        **{name: value[name] for name in _NAMES},
+        inputs=tuple((batch_id, generation, digest) for batch_id, generation, digest in value["inputs"]),
+        files={
+            kind: (StagedFile(path, size, sha), digest) for kind, (path, size, sha, digest) in value["files"].items()
+        },
+        accounting=value["accounting"],
+    )

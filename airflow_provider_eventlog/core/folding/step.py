@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from airflow_provider_eventlog.core.deriving import TYPED
 from airflow_provider_eventlog.core.engine import Engine
+from airflow_provider_eventlog.core.errors import AccountingError
 from airflow_provider_eventlog.core.folding import files, head, logs
 from airflow_provider_eventlog.core.folding.frontier import Pass
 from airflow_provider_eventlog.core.folding.head import Head, Span
@@ -57,6 +59,7 @@ class Stepper:
         after = self._watermark(batch, made, chain=moves)
         arrival = Arrival(reader.partials(made), lambda wanted: reader.rows([made], wanted))
         folded = self._fold(arrival, reader.past(self._folds), after, ahead.holes)
+        self._balance(made, folded)
         inputs = ((*made, generation.digest or ""),)
         more = {"generation": made[1], "times": self._times(made)}
         return self._record(BATCH if moves else OUTSIDE, batch, ahead, after, folded, inputs, more)
@@ -127,6 +130,17 @@ class Stepper:
             holes=holes,
         )
 
+    def _balance(self, made: Made, folded: Folded) -> None:
+        """Every typed row is in a window, late, or outside of all sessions; raises AccountingError otherwise."""
+        parts, counts = self.reader.parts(made), folded.counts
+        typed = sum(part.counts["passed"] for part in parts[TYPED])
+        placed = {name: counts[name] for name in ("placed", "late", "outside")}
+        if not typed == counts["rows"] == sum(placed.values()):
+            raise AccountingError(
+                f"Output {self.output.name!r}: batch {made[0]}, generation {made[1]} has {typed} rows; "
+                f"{counts['rows']} came to be folded, of which {placed}. Nothing has entered; this is a defect."
+            )
+
     def _times(self, made: Made) -> dict[str, int]:
         """The oldest and greatest times of a generation's rows; nothing if it has none."""
         counts = [p.counts for p in self.reader.parts(made)[kind_of(self.output.name)] if "oldest" in p.counts]
@@ -186,7 +200,12 @@ class Stepper:
             accounting={**folded.counts, **ahead.to_json(), **more, "open": behind.num_rows},
             about=None if batch is None else batch.batch_id,
         )
-        if engine.ledger.record_fold(record) != record:
+        try:
+            stands = engine.ledger.record_fold(record)
+        except AccountingError:
+            # Somebody has folded the batch, or the numbers before this one are not there any more.
+            return None
+        if stands != record:
             return None
         self.head, self.state = replace(ahead, n=n, watermark=after), behind
         return record

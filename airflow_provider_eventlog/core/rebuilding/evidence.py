@@ -20,7 +20,7 @@ from airflow_provider_eventlog.core.errors import (
 from airflow_provider_eventlog.core.naming import segment
 from airflow_provider_eventlog.core.offsets import TopicIdentity
 from airflow_provider_eventlog.core.protocols import Decision, PartRecord, Staging
-from airflow_provider_eventlog.core.rebuilding import reading
+from airflow_provider_eventlog.core.rebuilding import folded, reading
 from airflow_provider_eventlog.core.rebuilding.reading import Declared
 from airflow_provider_eventlog.core.staging.names import StagedName, parse
 
@@ -48,6 +48,7 @@ class Evidence:
     epochs       identities by (stream, epoch)
     declared     by pipeline, in order of their numbers
     decisions    by time
+    folds        paths of the records of fold logs (number 0) and of folds
     raw          raw files that no manifest names
     problems     what had to be left out
     """
@@ -59,6 +60,7 @@ class Evidence:
     epochs: dict[tuple[str, int], TopicIdentity] = field(default_factory=dict)
     declared: dict[str, list[Declared]] = field(default_factory=dict)
     decisions: list[Decision] = field(default_factory=list)
+    folds: list[str] = field(default_factory=list)
     raw: set[str] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
 
@@ -98,7 +100,7 @@ class _Gathering:
             if name.form in names and not (name.form == "part" and generation in committed):
                 names[name.form].append((file.path, name))
         total, done = sum(len(names[form]) for form in _READ[:-1]), 0
-        for form, read in zip(_READ, (self._recipe, self._manifest, self._commit, self._decision), strict=False):
+        for form, read in zip(_READ, self._readers(), strict=False):
             for path, name in sorted(names[form], key=lambda one: one[0]):
                 self._check()
                 self._try(read, path, name)
@@ -111,6 +113,10 @@ class _Gathering:
             of.sort(key=lambda one: (one.number, one.recipe))
         found.decisions.sort(key=lambda one: (one.at, one.id))
         return found
+
+    def _readers(self) -> tuple[Callable[[str, StagedName], None], ...]:
+        """What reads the records of each form of `_READ` but the last."""
+        return self._recipe, self._manifest, self._commit, self._decision, self._fold
 
     def _check(self) -> None:
         if self._cancel.is_set():
@@ -162,6 +168,10 @@ class _Gathering:
     def _decision(self, path: str, _name: StagedName) -> None:
         self._found.decisions.append(reading.decision(self._staging, path))
 
+    def _fold(self, path: str, _name: StagedName) -> None:
+        folded.read(self._staging, path)
+        self._found.folds.append(path)
+
     def _left_out(self, where: str, what: str) -> None:
         mend = "Restore what is missing from a copy and rebuild once more; without it this counts as never made."
         self._found.problems.append(Problem(where, what, mend))
@@ -194,4 +204,4 @@ class _Gathering:
             return None
 
 
-_READ = ("recipe", "manifest", "commit", "decision", "part")
+_READ = ("recipe", "manifest", "commit", "decision", "fold_record", "part")

@@ -30,8 +30,8 @@ from airflow_provider_eventlog.core.ledger import make_ledger
 from airflow_provider_eventlog.core.offsets import TopicIdentity
 from airflow_provider_eventlog.core.protocols import EpochRecord, Staging, Target
 from airflow_provider_eventlog.core.rebuilding import evidence as evidence_
+from airflow_provider_eventlog.core.rebuilding import folded, reading, verifying
 from airflow_provider_eventlog.core.rebuilding import loads as loads_
-from airflow_provider_eventlog.core.rebuilding import reading, verifying
 from airflow_provider_eventlog.core.rebuilding.derived import Generations
 from airflow_provider_eventlog.core.rebuilding.evidence import Evidence, Problem
 from airflow_provider_eventlog.core.rebuilding.loads import Loads
@@ -138,9 +138,11 @@ def _fill(work: _Work, connection: Connection, root: str, root_id: str) -> dict[
     _pipelines(work, writer)
     states = _batches(work, writer)
     writer.decisions(found.decisions)
+    folds, left_out = folded.write(work.staging, found.folds, frozenset(found.streams), writer)
+    work.problems += [Problem(where, what, folded.MEND) for where, what in left_out]
     _verify(work, connection, epochs)
     _strangers(work)
-    return _report(work, epochs, states)
+    return {**_report(work, epochs, states), "folds": folds}
 
 
 def _epochs(found: Evidence) -> list[EpochRecord]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from airflow_provider_eventlog.core.auditing.tables import TableOf, declared
+from airflow_provider_eventlog.core.auditing.tables import TableOf, declared, windows_tables
 from airflow_provider_eventlog.core.errors import RequestError, TargetOwnedError, TargetReplacedError
 from airflow_provider_eventlog.core.protocols import LoadedBatch, OutputId, Target
 from airflow_provider_eventlog.core.rebuilding.evidence import Problem
@@ -44,21 +44,27 @@ def look(recipes: Mapping[str, Iterable[Declared]], open_target: _OpenTarget, le
     for name, of in recipes.items():
         found.tables[name] = {}
         for one in of:
-            found.tables[name][one.recipe], others = declared(json.dumps(one.declaration))
+            found.tables[name][one.recipe], others = declared(_text(one))
             for text in others:
                 what = f"An output of pipeline {name!r} is of a kind that is not rebuilt: {text[:200]}"
                 found.problems.append(Problem(f"recipe {one.recipe[:12]}", what, "Run its pipeline once more."))
     wanted = dict.fromkeys((name, t) for name, by in found.tables.items() for of in by.values() for t in of)
-    targets = {key: open_target(Rows(key[1].target, name=key[1].output)) for key in wanted}
+    # Windows tell only whose they are: what they hold follows from their fold log.
+    folded = dict.fromkeys((n, t) for n, of in recipes.items() for one in of for t in windows_tables(_text(one)))
+    targets = {key: open_target(Rows(key[1].target, name=key[1].output)) for key in (*wanted, *folded)}
     owners: dict[str, list[str]] = {}
     for (name, table), target in targets.items():
         owner = target.owner()
         if owner is not None and (owner.pipeline, owner.output) == (name, table.output):
             owners.setdefault(owner.ledger_id, []).append(_label(table))
     found.ledger_id = _chosen(owners, ledger_id)
-    for key, target in targets.items():
+    for key, target in ((key, targets[key]) for key in wanted):
         found.held[key] = _held(found, key[0], key[1], target)
     return found
+
+
+def _text(one: Declared) -> str:
+    return json.dumps(one.declaration)
 
 
 def _chosen(owners: Mapping[str, list[str]], asked: str | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from airflow_provider_eventlog.core.errors import StagingCorruptError
 from airflow_provider_eventlog.core.landing import cut_json
 from airflow_provider_eventlog.core.ledger import decisions, rows, schema
 from airflow_provider_eventlog.core.offsets import BatchPlan, Cut
-from airflow_provider_eventlog.core.protocols import BatchState, Decision, EpochRecord
+from airflow_provider_eventlog.core.protocols import BatchState, Decision, EpochRecord, FoldLog, FoldRecord
 from airflow_provider_eventlog.core.rebuilding.derived import Made
 from airflow_provider_eventlog.core.rebuilding.reading import Landed
 from airflow_provider_eventlog.core.staging.records import canonical, digest
@@ -134,6 +135,14 @@ class Writer:
         self._insert(schema.decision, *({**rows.decision_row(one), "written": 1} for one in made))
         for batch_id, one in retention.expired_raw(made).items():
             decisions.mark(self._connection, [batch_id], one.id)
+
+    def fold_log(self, log: FoldLog) -> None:
+        """A fold log; its folds follow."""
+        self._insert(schema.fold_log, dataclasses.asdict(log))
+
+    def fold(self, record: FoldRecord) -> None:
+        """A fold of a log that was written, of batches that were written."""
+        self._insert(schema.fold, rows.fold_row(record))
 
     def _insert(self, table: Any, *values: Mapping[str, Any]) -> None:
         if values:

@@ -22,6 +22,7 @@ _FILE = rf"partition=(?P<partition>{_NUMBER})/(?P<start>[0-9]{{19}})-(?P<end>[0-
 _EPOCH = rf"(?P<stream>{_SEGMENT})/epoch=(?P<epoch>{_NUMBER})"
 _PIPELINE = rf"(?P<stream>{_SEGMENT})/pipeline=(?P<pipeline>{_SEGMENT})"
 _GENERATION = rf"{_PIPELINE}/batch=(?P<batch>{_SEGMENT})/gen=(?P<generation>{_NUMBER})"
+_FOLDS = rf"{_PIPELINE}/folds/(?P<output>{_SEGMENT})/log=(?P<log>{_NUMBER})"
 _FORMS = {
     "temporary": re.compile(rf"{re.escape(TEMPORARY)}/[0-9a-f]{{32}}"),
     "raw": re.compile(rf"{_EPOCH}/raw/{_FILE}"),
@@ -29,6 +30,8 @@ _FORMS = {
     "part": re.compile(rf"{_GENERATION}/(?P<kind>{_SEGMENT})/{_FILE}"),
     "commit": re.compile(rf"{_GENERATION}/commit\.json"),
     "report": re.compile(rf"{_GENERATION}/report-(?P<state>[a-z]+)-(?P<digest>[0-9a-f]{{16}})\.html"),
+    "fold": re.compile(rf"{_FOLDS}/(?P<n>[0-9]{{12}})-[a-z]+-(?P<digest>[0-9a-f]{{16}})\.parquet"),
+    "fold_record": re.compile(rf"{_FOLDS}/(?P<n>[0-9]{{12}})\.json"),
     "decision": re.compile(rf"(?P<stream>{_SEGMENT})/decisions/(?P<kind>{_SEGMENT})/(?P<decision>{_SEGMENT})\.json"),
     "recipe": re.compile(rf"{_PIPELINE}/recipes/(?P<recipe>{_SEGMENT})\.json"),
 }
@@ -36,7 +39,7 @@ _FORMS = {
 
 @dataclass(frozen=True, slots=True)
 class StagedName:
-    """What a name says: `form` is temporary, raw, manifest, part, commit, report, decision or recipe.
+    """What a name says; `form` is a key of `_FORMS`.
 
     Names of streams, pipelines, batches, kinds and decisions are the path segments of `naming.segment`; what a form
     does not have is None.

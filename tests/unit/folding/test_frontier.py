@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from airflow_provider_eventlog.core import gate, stages
+from airflow_provider_eventlog.core.adopting import adopt
 from airflow_provider_eventlog.core.engine import Engine
-from airflow_provider_eventlog.core.errors import CheckFailedError, RequestError
+from airflow_provider_eventlog.core.errors import AccountingError, CheckFailedError, RequestError
 from airflow_provider_eventlog.core.folding import listing
 from airflow_provider_eventlog.core.folding.skipping import skip
 from airflow_provider_eventlog.core.offsets import parse_ranges
@@ -219,3 +220,32 @@ def test_what_was_loaded_before_the_chain_began_is_not_late(engine: Engine, log:
     report = stages.run(engine, made, SINCE_LAST, "r")["load"]["windows"]["w"]
     assert [(fold["cause"], fold["late"]) for fold in report["folded"]] == [("outside", 0), ("batch", 0)]
     assert sum(row[2] for row in rows(tmp_path, SHOWN)) == 80
+
+
+def test_windows_go_on_over_an_adopted_topic(engine: Engine, log: ListLog, tmp_path: Path) -> None:
+    """The topic was made again and adopted: the frontier goes on in the new epoch, open windows keep what they have."""
+    made = pipeline(windows(disorder="1 hour"))
+    send(log, ("a", 1, 1.5))
+    stages.run(engine, made, SINCE_LAST, "r1")
+    log.identity = dataclasses.replace(log.identity, topic_id="another")
+    log.values[:] = [[], []]
+    send(log, ("a", 2, 1.6), ("a", 4, 2))
+    adopt(engine, made.stream, "earliest", who="me", why="made again")
+    report = stages.run(engine, made, SINCE_LAST, "r2")["load"]["windows"]["w"]
+    assert [(fold["n"], fold["cause"], fold["rows"]) for fold in report["folded"]] == [(2, "batch", 2)]
+    assert [row[1:4] for row in rows(tmp_path, SHOWN)] == [(1.0, 2, 3), (2.0, 1, 4)]
+    assert listing.overview(engine, "p", made.canonical())[0]["frontier"]["epoch"] == 2
+
+
+def test_a_fold_log_that_was_edited_ends_with_an_error(engine: Engine, log: ListLog) -> None:
+    """Where the ledger takes no fold and shows none that was quicker, it is said, and nothing goes round for ever."""
+    fill(log, 20)
+    made = pipeline(stream=CATCHING_UP)
+    loaded(engine, made, 0)
+    record = engine.ledger.record_fold
+    engine.ledger.record_fold = lambda one: dataclasses.replace(record(one), n=0)  # type: ignore[method-assign]
+    real = engine.ledger.last_fold
+    engine.ledger.last_fold = lambda *of: next(iter(engine.ledger.folds(*of)), None)  # type: ignore[method-assign]
+    with pytest.raises(AccountingError, match="takes no fold behind number 1"):
+        loaded(engine, made, 1)
+    assert real("p", "w", 1) is not None

@@ -1,0 +1,181 @@
+"""Upkeep of windows: fsck proves logs, files and cursors; a lost ledger comes back with its folds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_eventlog.core import gc, stages
+from airflow_provider_eventlog.core.engine import Engine, open_target_at
+from airflow_provider_eventlog.core.errors import StagingCorruptError
+from airflow_provider_eventlog.core.folding import listing
+from airflow_provider_eventlog.core.fsck import fsck
+from airflow_provider_eventlog.core.rebuilding.ledger import rebuild_ledger
+from airflow_provider_eventlog.declare import DuckDB, Pipeline
+from tests.support.listlog import ListLog, engine_over
+from tests.unit.folding.world import MINUTE, SINCE_LAST, T0, pipeline, rows, send, windows
+
+FOLDS = "s/pipeline=p/folds/w/log=1"
+
+
+def lived_in(engine: Engine, log: ListLog) -> Pipeline:
+    """Three folds, the last one with a late row."""
+    made = pipeline(windows(late=DuckDB("w.duckdb", table="late")))
+    for number, minutes in enumerate(((0.1, 0.5), (3.5,), (0.2, 6.5))):
+        send(log, *(("a", 1, m) for m in minutes))
+        stages.run(engine, made, SINCE_LAST, f"r{number}")
+    return made
+
+
+def codes(engine: Engine, **more: Any) -> list[str]:
+    """What fsck finds."""
+    return [finding["code"] for finding in fsck(engine, "s", **more)["findings"]]
+
+
+def test_a_clean_log_is_clean(engine: Engine, log: ListLog) -> None:
+    """Nothing of a fold is foreign, an orphan or damaged, deeply looked at or not; gc removes none of it."""
+    lived_in(engine, log)
+    for deep in (False, True):
+        found = fsck(engine, "s", deep=deep)
+        assert found["findings"] == []
+        assert (found["checked"]["folds"], found["checked"]["tables"]) == (3, 2)
+        assert found["checked"]["fold files"] >= 7
+    before = list(engine.staging.list(""))
+    gc.collect(engine, grace_ms=0, who="me")
+    assert list(engine.staging.list("")) == before
+
+
+def file_of(engine: Engine, ending: str) -> Path:
+    """The one file of a fold whose name holds a text."""
+    (found,) = [path for path in engine.staging.list(FOLDS) if ending in path]
+    return engine.staging.open(found)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("ending", "harm", "code"),
+    [
+        ("0002-delta", remove, "fold_missing"),
+        ("0002-upserts", flip, "fold_corrupt"),
+        ("0003-late", remove, "fold_missing"),
+    ],
+)
+def test_damaged_files_of_a_fold_are_named(
+    engine: Engine, log: ListLog, ending: str, harm: Callable[[Path], None], code: str
+) -> None:
+    """A missing file and a flipped bit are found by name, with what to do."""
+    lived_in(engine, log)
+    harm(file_of(engine, ending))
+    (finding,) = fsck(engine, "s")["findings"]
+    assert (finding["code"], finding["damaged"], finding["pipeline"]) == (code, True, "p")
+    assert ending in finding["where"]
+    assert "upgrade --rebuild" in finding["mend"]
+
+
+@pytest.mark.parametrize(("ending", "harm"), [("000002.json", remove), ("000000.json", remove), ("000001.json", flip)])
+def test_records_of_folds_are_written_down_again(
+    engine: Engine, log: ListLog, ending: str, harm: Callable[[Path], None]
+) -> None:
+    """A record that is gone or damaged is made again from the ledger, to the byte."""
+    lived_in(engine, log)
+    path = file_of(engine, ending)
+    before = path.read_bytes()
+    harm(path)
+    assert fsck(engine, "s")["damaged"] == 1
+    assert fsck(engine, "s", repair=True)["damaged"] == 0
+    assert path.read_bytes() == before
+    assert codes(engine) == []
+
+
+def test_where_tables_stand_is_told(engine: Engine, log: ListLog, tmp_path: Path) -> None:
+    """A table behind its log is said and brought up by the next load; one ahead of it is damage."""
+    made = lived_in(engine, log)
+    send(log, ("a", 1, 8))
+    real = engine.open_target
+    engine.open_target = lambda output: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        stages.run(engine, made, SINCE_LAST, "r3")
+    engine.open_target = real
+    assert codes(engine) == ["windows_behind", "windows_behind"]
+    stages.fold(engine, made)
+    assert codes(engine) == []
+    last = engine.ledger.last_fold
+    engine.ledger.last_fold = lambda *of: next(iter(engine.ledger.folds(*of)), None)  # type: ignore[method-assign]
+    assert codes(engine) == ["windows_ahead", "windows_ahead"]
+    assert last("p", "w", 1) is not None
+
+
+def test_a_lost_ledger_comes_back_with_its_folds(log: ListLog, tmp_path: Path) -> None:
+    """Logs, folds, watermark and frontier are those of before; the next batch folds on, into the same tables."""
+
+    def answers(engine: Engine) -> Any:
+        return (
+            engine.ledger.ledger_id,
+            engine.ledger.fold_logs("p", "w"),
+            engine.ledger.folds("p", "w", 1),
+            listing.overview(engine, "p", made.canonical()),
+        )
+
+    with engine_over(log, tmp_path, lambda: T0 + 600 * MINUTE) as engine:
+        made = lived_in(engine, log)
+        before, staging = answers(engine), engine.staging
+    for file in tmp_path.glob("ledger.sqlite*"):
+        file.unlink()
+
+    def rebuild() -> dict[str, Any]:
+        return rebuild_ledger(
+            staging,
+            lambda output: open_target_at(tmp_path, output),
+            tmp_path / "ledger.sqlite",
+            root=str(tmp_path / "staging"),
+        )
+
+    report = rebuild()
+    assert (report["folds"], report["problems"]) == (3, [])
+    with engine_over(log, tmp_path, lambda: T0 + 601 * MINUTE) as engine:
+        assert answers(engine) == before
+        assert codes(engine) == []
+        send(log, ("a", 1, 9))
+        assert stages.run(engine, made, SINCE_LAST, "r9")["load"]["windows"]["w"]["folded"][0]["n"] == 4
+    assert len(rows(tmp_path)) == 4
+
+
+def test_a_rebuild_without_a_record_says_what_it_leaves_out(log: ListLog, tmp_path: Path) -> None:
+    """Folds behind a missing record count for nothing, by name; a damaged record stops the rebuild."""
+    with engine_over(log, tmp_path, lambda: T0 + 600 * MINUTE) as engine:
+        lived_in(engine, log)
+        staging = engine.staging
+    folder = tmp_path / "staging" / FOLDS
+    for file in tmp_path.glob("ledger.sqlite*"):
+        file.unlink()
+    (folder / "000000000002.json").unlink()
+
+    def rebuild(keep: bool) -> dict[str, Any]:
+        return rebuild_ledger(
+            staging,
+            lambda output: open_target_at(tmp_path, output),
+            tmp_path / "ledger.sqlite",
+            root=str(tmp_path / "staging"),
+            keep=keep,
+        )
+
+    report = rebuild(keep=False)
+    assert report["folds"] == 1
+    assert [problem["where"].rsplit("/", 1)[1] for problem in report["problems"]] == ["000000000003.json"]
+    flip(folder / "000000000001.json")
+    with pytest.raises(StagingCorruptError):
+        rebuild(keep=True)
+    assert not (tmp_path / "ledger.sqlite").exists()
