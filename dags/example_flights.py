@@ -1,4 +1,4 @@
-"""The flights that left New York in 2013, one batch a month.
+"""The flights that left New York in 2013, one batch a month, and their delays by carrier and month.
 
 The schedule takes January and February by the records' timestamps. All other offsets come by hand: trigger the DAG
 with `eventlog_what` = offsets and `eventlog_offsets` = for example 0:100-200,1:0-50, and leave the logical date empty,
@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, CronDataIntervalTimetable
 
-from airflow_provider_eventlog import Check, DuckDB, Json, Pipeline, Rows, Stream, eventlog_batch
+from airflow_provider_eventlog import Check, DuckDB, Json, Pipeline, Rows, Stream, Tumbling, Windows, eventlog_batch
 
 stream = Stream(
     "flights",
@@ -52,7 +52,20 @@ flights = Pipeline(
         Check("goes_somewhere", "distance > 0"),
         Check("cancelled_has_no_delay", "not cancelled or dep_delay is null"),
     ],
-    outputs=[Rows(DuckDB("flights.duckdb", table="flights"))],
+    outputs=[
+        Rows(DuckDB("flights.duckdb", table="flights")),
+        Windows(
+            Tumbling("1 month"),
+            by=["carrier"],
+            aggregates={
+                "flights": "count(*)",
+                "low": "min(dep_delay)",
+                "high": "max(dep_delay)",
+                "mean": "avg(dep_delay)",
+            },
+            target=DuckDB("flights.duckdb", table="flights_by_month"),
+        ),
+    ],
 )
 
 with DAG(

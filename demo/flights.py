@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 TOPIC = "flights"
 ROWS = 336_776
+_KINDS = (int, int, float)
 _WHOLE = ("dep_time", "dep_delay", "arr_time", "arr_delay", "air_time", "distance")
 # By carrier: how many flights, and of the delays that are known the least, the greatest and the mean.
 FIGURES = ("carrier", "flights", "low", "high", "mean")
@@ -41,3 +42,15 @@ def expected(frame: pd.DataFrame) -> list[tuple[Any, ...]]:
     """The figures straight from the data set, by pandas."""
     by = frame.groupby("carrier")["dep_delay"].agg(["size", "min", "max", "mean"]).reset_index()
     return [(c, int(n), int(low), int(high), float(mean)) for c, n, low, high, mean in by.itertuples(index=False)]
+
+
+def expected_by_month(frame: pd.DataFrame) -> list[tuple[Any, ...]]:
+    """The same figures by carrier and month (UTC) of the scheduled hour; None where no delay is known."""
+    import pandas as pd
+
+    months = pd.to_datetime(frame["time_hour"], utc=True).dt.strftime("%Y-%m")
+    by = frame.groupby(["carrier", months])["dep_delay"].agg(["size", "min", "max", "mean"]).reset_index()
+    return [
+        (carrier, month, int(n), *(None if pd.isna(v) else kind(v) for v, kind in zip(rest, _KINDS, strict=True)))
+        for carrier, month, n, *rest in by.itertuples(index=False)
+    ]

@@ -12,8 +12,18 @@ def difference(told: dict[str, Any], calm: dict[str, Any]) -> str | None:
     found, wanted = told["world"], calm["world"]
     lines = []
     kinds = sorted({*found, *wanted} - {"ledger"})
-    lines += [f"{kind}: {found[kind]} instead of {wanted[kind]}" for kind in kinds if found[kind] != wanted[kind]]
+    lines += [_told(kind, found.get(kind), wanted.get(kind)) for kind in kinds if found.get(kind) != wanted.get(kind)]
     for table, rows in wanted["ledger"].items():
         if found["ledger"].get(table) != rows:
             lines.append(f"ledger table {table}: {found['ledger'].get(table)} instead of {rows}")
     return "; ".join(lines) or None
+
+
+def _told(kind: str, found: Any, wanted: Any) -> str:
+    if not isinstance(found, dict) or not isinstance(wanted, dict):
+        return f"{kind}: {found} instead of {wanted}"
+    return f"{kind}: {_without(found, wanted)} instead of {_without(wanted, found)}"
+
+
+def _without(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in one.items() if name not in other or other[name] != value}

@@ -124,12 +124,13 @@ def act(case: dict[str, Any]) -> None:
         if case.get("gate"):
             pass_gate(Path(case["gate"]))
         # What is driven besides runs stands in modules of its own.
-        (import_module(case["work"]).drive if "work" in case else drive)(case, effects)
+        work = import_module(case["work"]) if "work" in case else None
+        (work.drive if work else drive)(case, effects)
         told["effects"] = {"names": effects.names, "torn": effects.torn, "coarse": effects.coarse}
         if case.get("lose_at_end"):
             disk.lose()
         if case.get("look", True):
-            told["world"] = look(home)
+            told["world"] = getattr(work, "look", look)(home)
     except EventLogError as error:
         told["error"] = {"class": type(error).__name__, "retriable": error.retriable, "text": str(error)}
     except BaseException:

@@ -256,7 +256,7 @@ class Disk:
 
     def _lose(self, folder: Path) -> None:
         for child in sorted(folder.iterdir()):
-            own = child.name.startswith(("ledger.sqlite", "out.duckdb.wal"))
+            own = child.name.startswith("ledger.sqlite") or child.name.endswith(".duckdb.wal")
             if str(child) not in self._entries and not own:
                 remove(child)
             elif child.is_dir():
@@ -273,9 +273,9 @@ def remove(path: Path) -> None:
         path.rmdir()
         return
     path.unlink()
-    if path.name == "out.duckdb":
+    if path.suffix == ".duckdb":
         with suppress(FileNotFoundError):
-            path.with_name("out.duckdb.wal").unlink()
+            path.with_name(f"{path.name}.wal").unlink()
 
 
 class CountedConnection:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -90,8 +92,13 @@ class DuckDBTarget:
         return self.read(lambda c: tables.owner(c, self._declared), None)
 
     def cursor(self, output: OutputId) -> tuple[int, int] | None:
-        """(log, n) of the newest change-set that the table holds; None before the first."""
-        return self.read(lambda c: self._cursor(c, output), None)
+        """(log, n) of the newest change-set that the table holds, for good; None before the first."""
+        found = self.read(lambda c: self._cursor(c, output), None)
+        if found is not None:
+            # Its attempt may have been killed behind the commit, and nobody applies it again.
+            with self._reaching():
+                durable.sync_folder(self._path.parent)
+        return found
 
     def _cursor(self, connection: duckdb.DuckDBPyConnection, output: OutputId) -> tuple[int, int] | None:
         table = tables.look(connection, self._declared, output)
@@ -212,11 +219,29 @@ class DuckDBTarget:
         if not read_only and not self._path.exists():
             with self._reaching():
                 durable.make_folder(self._path.absolute().parent, set())
-        connection = duckdb.connect(str(self._path), read_only=read_only)
+        with nullcontext() if read_only else self._alone():
+            connection = duckdb.connect(str(self._path), read_only=read_only)
+            try:
+                yield connection
+            finally:
+                connection.close()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other writers away from opening to closing; raises duckdb.IOException while another one is there.
+
+        The engine's own lock lets a writer in while another one closes the file, and then commits get lost.
+        """
+        with self._reaching():
+            folder = os.open(self._path.absolute().parent, os.O_RDONLY)
         try:
-            yield connection
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise duckdb.IOException("Could not set lock: another writer has the folder") from None
+            yield
         finally:
-            connection.close()
+            os.close(folder)
 
     def _is_being_made(self) -> bool:
         """Whether the file may be one that another process has just begun: too short for its headers, and young."""
