@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.errors import AccountingError
@@ -16,8 +16,12 @@ from airflow_provider_eventlog.core.offsets import BatchPlan
 from airflow_provider_eventlog.core.planning.words import when
 from airflow_provider_eventlog.core.protocols import FoldLog, FoldRecord, GenerationRecord
 from airflow_provider_eventlog.core.session import session
+from airflow_provider_eventlog.core.windows.plan import WindowPlan
 from airflow_provider_eventlog.declare.pipeline import Pipeline
 from airflow_provider_eventlog.declare.windows import Windows
+
+if TYPE_CHECKING:
+    import duckdb
 
 # Another attempt that was quicker shows in the log at once; so often in vain there is none.
 _REFUSED = 5
@@ -65,7 +69,14 @@ def advance(engine: Engine, pipeline: Pipeline, output: Windows, batches: Sequen
     }
 
 
-def _stepper(engine: Engine, pipeline: Pipeline, output: Windows, log: FoldLog, plan: Any, connection: Any) -> Stepper:
+def _stepper(
+    engine: Engine,
+    pipeline: Pipeline,
+    output: Windows,
+    log: FoldLog,
+    plan: WindowPlan,
+    connection: duckdb.DuckDBPyConnection,
+) -> Stepper:
     last = engine.ledger.last_fold(log.pipeline, log.output, log.log)
     at = logs.begin(pipeline, log) if last is None else head.after(log, last)
     if last is not None:

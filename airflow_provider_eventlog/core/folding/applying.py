@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa
 
 from airflow_provider_eventlog.core.engine import Engine
@@ -67,9 +65,3 @@ def _bring_up(
         applied += 1
         engine.progress(f"change-sets of {name.output}", record.n, newest.n)
     return applied
-
-
-def state_of_table(engine: Engine, pipeline: Pipeline, output: Windows) -> Any:
-    """(log, n) of the newest change-set that an output's table has; None before the first."""
-    target = engine.open_target(Rows(output.target, name=output.name))
-    return target.cursor(OutputId(engine.ledger.ledger_id, pipeline.name, output.name))

@@ -11,9 +11,11 @@ import pyarrow as pa
 from airflow_provider_eventlog.core import partfile
 from airflow_provider_eventlog.core.deriving import TYPED
 from airflow_provider_eventlog.core.engine import Engine
+from airflow_provider_eventlog.core.errors import RecipeChangedError
 from airflow_provider_eventlog.core.folding import files
 from airflow_provider_eventlog.core.folding.head import current
 from airflow_provider_eventlog.core.folding.partials import kind_of, with_times
+from airflow_provider_eventlog.core.naming import printable
 from airflow_provider_eventlog.core.protocols import FoldRecord, PartRecord
 from airflow_provider_eventlog.core.windows import frames, lookups, state
 from airflow_provider_eventlog.core.windows.fold import Past
@@ -59,7 +61,7 @@ class Reader:
             typed = {part.range: part for part in parts[TYPED]}
             for part in parts[kind_of(self.output)]:
                 if span is not None and part.counts["rows"] and meets(part.counts, span):
-                    rows = self._table(typed[part.range])
+                    rows = self._fit(typed[part.range], made)
                     tables.append(with_times(self.plan, rows, part.counts.get("stamp")))
         if not tables:
             empty = frames.concat([], self.plan.rows)
@@ -90,6 +92,18 @@ class Reader:
             return rows
         late = [table for fold in folds for table in files.read(self.engine, fold, files.LATE)]
         return lookups.without_late(self.connection, rows, pa.concat_tables(late)) if late else rows
+
+    def _fit(self, part: PartRecord, made: Made) -> pa.Table:
+        """The typed rows of a part, with the columns of now; raises RecipeChangedError where they lack one."""
+        rows = self._table(part)
+        missing = [name for name in self.plan.rows.names if name not in rows.column_names]
+        if missing:
+            raise RecipeChangedError(
+                f"Windows {self.output!r} need the rows of batch {made[0]}, generation {made[1]}, which was derived "
+                f"under an earlier recipe without the column {printable(missing[0])}. Decide on the recipe once more: "
+                f"eventlog upgrade --reopen-open-windows or --rebuild, under a new version= of the pipeline."
+            )
+        return frames.fit(rows, self.plan.rows)
 
     def _table(self, part: PartRecord) -> pa.Table:
         return partfile.read_table(self.engine.staging.open(part.file.path, part.file))

@@ -14,7 +14,7 @@ from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.errors import CheckFailedError, RecipeChangedError, RequestError
 from airflow_provider_eventlog.core.folding import listing, recipes
 from airflow_provider_eventlog.core.folding.upgrading import upgrade
-from airflow_provider_eventlog.declare import Check, DuckDB, Hopping, Pipeline, Rows, Session
+from airflow_provider_eventlog.declare import Check, DuckDB, Hopping, Pipeline, Rows, Session, Tumbling
 from tests.support.listlog import ListLog
 from tests.unit.folding.world import (
     NOT_NEGATIVE,
@@ -237,3 +237,15 @@ def test_a_session_over_three_batches_is_one(engine: Engine, log: ListLog, tmp_p
     for number in range(3, 6):
         run(engine, made, number)
     assert [(row[0], row[1], row[2], row[3]) for row in rows(tmp_path, SHOWN) if row[0] == "a"] == [("a", 5.0, 5, 31)]
+
+
+def test_rows_of_an_older_recipe_that_lack_a_column_are_named(engine: Engine, log: ListLog) -> None:
+    """Medians need all rows of a window: where earlier ones lack a column that is new, it is said."""
+    medians = windows(window=Tumbling("1 hour"), aggregates={"m": "median(v)"})
+    send_two(log)
+    run(engine, plain(medians), 0)
+    wider = pipeline(medians, stream=TIMED, transform="select k, v, v + 1 as more, ts from batch")
+    upgrade(engine, wider, recipes.NEXT, **ACT)
+    with pytest.raises(RecipeChangedError, match="without the column 'more'"):
+        run(engine, wider, 1)
+    assert len(engine.ledger.folds("p", "w", 1)) == 1
