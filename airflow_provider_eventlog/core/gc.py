@@ -9,6 +9,7 @@ below the streams that the ledger knows; links are not followed. Manifests, comm
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from airflow_provider_eventlog.core import expiring
 from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.errors import EventLogError, RequestError
 from airflow_provider_eventlog.core.expiring import Pile, Staged
+from airflow_provider_eventlog.core.folding import listing
 from airflow_provider_eventlog.core.holdings import StoredFile
 from airflow_provider_eventlog.core.naming import segment
 from airflow_provider_eventlog.core.offsets import OffsetRange
@@ -72,6 +74,8 @@ def _stream(
     for file in engine.staging.stored(segment(stream)):
         engine.check_cancelled()
         name = parse(file.path)
+        if name is not None and name.form == "fold" and now - file.changed > grace_ms:
+            suspects.append((file, name))
         if name is None or name.form not in ("raw", "part"):
             continue
         owner = known.owner(name)
@@ -81,11 +85,12 @@ def _stream(
             suspects.append((file, name))
     # What was planned while the files were listed is known now.
     fresh = Known(engine, stream)
-    orphans = [file for file, name in suspects if fresh.orphan(name)]
+    folds = Folds(engine, stream)
+    orphans = [f for f, name in suspects if (folds.orphan(f, name) if name.form == "fold" else fresh.orphan(name))]
     return {
         "stream": stream,
         "orphans": {**_removed(engine, orphans, dry_run=dry_run), "paths": [f.path for f in orphans[:100]]},
-        "left_alone": len(suspects) - len(orphans),
+        "left_alone": sum(f not in orphans for f, name in suspects if name.form != "fold"),
         **expiring.expire(engine, stream, declaration, staged, now, who, dry_run=dry_run),
     }
 
@@ -97,6 +102,36 @@ def _removed(engine: Engine, files: Iterable[StoredFile], *, dry_run: bool) -> d
         if dry_run or engine.staging.remove(file.path):
             pile.add(file)
     return pile.to_json()
+
+
+@dataclass
+class Folds:
+    """Which files the folds of a stream's pipelines name: asked of the ledger once for each log."""
+
+    engine: Engine
+    stream: str
+    _outputs: Mapping[tuple[str, str], tuple[str, str]] = field(init=False)
+    _named: dict[tuple[str, str, int], Mapping[int, frozenset[str]]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        audit, found = self.engine.ledger.audit(self.stream), {}
+        for pipeline in audit.pipelines():
+            for text in audit.declarations(pipeline).values():
+                for output in listing.outputs_of(json.loads(text)):
+                    found[segment(pipeline), segment(output)] = (pipeline, output)
+        self._outputs = found
+
+    def orphan(self, file: StoredFile, name: StagedName) -> bool:
+        """Whether the fold of this number stands and names other files: one of an attempt that was overtaken."""
+        output = self._outputs.get((str(name.pipeline), str(name.output)))
+        if output is None or name.log is None or name.n is None:
+            return False
+        key = (*output, name.log)
+        if key not in self._named:
+            folds = self.engine.ledger.folds(*key)
+            self._named[key] = {f.n: frozenset(one.path for one, _ in f.files.values()) for f in folds}
+        named = self._named[key].get(name.n)
+        return named is not None and file.path not in named
 
 
 @dataclass

@@ -54,6 +54,9 @@ class StagedName:
     kind: str | None = None
     range: OffsetRange | None = None
     decision: str | None = None
+    output: str | None = None
+    log: int | None = None
+    n: int | None = None
 
 
 def parse(path: str) -> StagedName | None:
@@ -61,8 +64,8 @@ def parse(path: str) -> StagedName | None:
     for form, pattern in _FORMS.items():
         if match := pattern.fullmatch(path):
             found = match.groupdict()
-            numbers = {name: int(found[name]) for name in ("epoch", "generation") if found.get(name)}
-            texts = {name: found.get(name) for name in ("stream", "pipeline", "batch", "kind", "decision")}
+            numbers = {name: int(found[name]) for name in ("epoch", "generation", "log", "n") if found.get(name)}
+            texts = {name: found.get(name) for name in ("stream", "pipeline", "batch", "kind", "decision", "output")}
             if "start" not in found:
                 return StagedName(form, **texts, **numbers)  # type: ignore[arg-type]
             partition, start, end = (int(found[name]) for name in ("partition", "start", "end"))

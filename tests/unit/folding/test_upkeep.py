@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_eventlog.core import gc, stages
-from airflow_provider_eventlog.core.engine import Engine, open_target_at
+from airflow_provider_eventlog.core.engine import Engine, now_ms, open_target_at
 from airflow_provider_eventlog.core.errors import StagingCorruptError
 from airflow_provider_eventlog.core.folding import listing
 from airflow_provider_eventlog.core.fsck import fsck
@@ -44,8 +44,27 @@ def test_a_clean_log_is_clean(engine: Engine, log: ListLog) -> None:
         assert (found["checked"]["folds"], found["checked"]["tables"]) == (3, 2)
         assert found["checked"]["fold files"] >= 7
     before = list(engine.staging.list(""))
+    # Files are as old as this machine's clock says.
+    engine.clock = lambda: now_ms() + 1000
     gc.collect(engine, grace_ms=0, who="me")
     assert list(engine.staging.list("")) == before
+
+
+def test_files_of_an_overtaken_attempt_are_collected(engine: Engine, log: ListLog) -> None:
+    """What fold 2 does not name goes; what might be of a fold that is being made, or is of another log, stays."""
+    lived_in(engine, log)
+    left = {n: f"{FOLDS}/{n:012d}-delta-{'0' * 16}.parquet" for n in (2, 4)}
+    other = left[2].replace("log=1", "log=2")
+    for path in (*left.values(), other):
+        engine.staging.publish(path, lambda temporary: temporary.write_bytes(b"x") and None)
+    before = set(engine.staging.list(""))
+    engine.clock = lambda: now_ms() + 1000
+    dry = gc.collect(engine, grace_ms=0, dry_run=True)
+    assert dry["streams"][0]["orphans"]["paths"] == [left[2]]
+    assert set(engine.staging.list("")) == before
+    gc.collect(engine, grace_ms=0)
+    assert before - set(engine.staging.list("")) == {left[2]}
+    assert codes(engine) == []
 
 
 def file_of(engine: Engine, ending: str) -> Path:
