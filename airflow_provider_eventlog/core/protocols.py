@@ -232,8 +232,8 @@ class Target(Protocol):
         recorded of them: for a table that somebody changed.
         """
 
-    def new_table(self, output: OutputId, schema: pa.Schema) -> NewTable:
-        """Look at the table, to make it anew with the columns of `schema`; nothing is made yet.
+    def new_table(self, output: OutputId, schema: pa.Schema, *, folded: bool = False) -> NewTable:
+        """Look at the table, to make it anew with the columns of `schema`, of rows or `folded`; nothing is made yet.
 
         Raises TargetOwnedError and TargetReplacedError for a table that is not this output's.
         """

@@ -39,10 +39,10 @@ def airflow_dags(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def airflow(
     tmp_path_factory: pytest.TempPathFactory, airflow_dags: Path, airflow_env: dict[str, str]
 ) -> Iterator[AirflowStandalone]:
-    """A running Airflow with its DAGs paused; ended with the session."""
+    """A running Airflow with its DAGs paused; ended with this folder, since its scheduler is never idle."""
     with AirflowStandalone(tmp_path_factory.mktemp("airflow"), airflow_dags, env=airflow_env) as running:
         yield running

@@ -14,7 +14,7 @@ from tests.cluster.brokers import Brokers, started
 from tests.cluster.world import World
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster_of_three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brokers]:
     """The running brokers, in whatever state the last test has left them."""
     with started(tmp_path_factory.mktemp("brokers")) as brokers:

@@ -180,6 +180,7 @@ def test_example_dags_parse_the_same_every_time(tmp_path: Path) -> None:
         answers.append(fresh(code, home, PYTHONHASHSEED=seed, AIRFLOW__CORE__DAGS_FOLDER=folder))
     assert isinstance(answers[0], list)
     dags, heavy, files = answers[0]
-    assert set(dags) == {"flights", "orders", "order_means"}
+    windows = {f"visits_{kind}" for kind in ("fixed", "sliding", "session")}
+    assert set(dags) == {"flights", "orders", "order_means"} | windows
     assert (heavy, files) == ([], [])
     assert json.dumps(answers[0], sort_keys=True) == json.dumps(answers[1], sort_keys=True)

@@ -15,7 +15,9 @@ from airflow_provider_eventlog.declare.windows import Windows
 
 # The output whose table has an output's late rows.
 _LATE = "{}.late"
-_LATE_KEY = ("_partition", "_offset", "_row", "_window_start")
+LATE_KEY = ("_partition", "_offset", "_row", "_window_start")
+# Of what a fold leaves, what goes into each table: rows to upsert, and keys to delete.
+KINDS, LATE_KINDS = (files.UPSERTS, files.DELETES), (files.LATE, "")
 
 
 def late_output(output: str) -> str:
@@ -23,7 +25,7 @@ def late_output(output: str) -> str:
     return _LATE.format(output)
 
 
-def change_digest(record: FoldRecord, kinds: tuple[str, ...] = (files.UPSERTS, files.DELETES)) -> str:
+def change_digest(record: FoldRecord, kinds: tuple[str, str] = KINDS) -> str:
     """Digest of what a fold does to a table."""
     return digest([record.n, [record.files[kind][1] if kind in record.files else None for kind in kinds]])
 
@@ -34,10 +36,10 @@ def apply_changes(engine: Engine, pipeline: Pipeline, output: Windows, plan: Win
     Raises the target errors, StagingMissingError, StagingCorruptError; what was applied before stays.
     """
     name = OutputId(engine.ledger.ledger_id, pipeline.name, output.name)
-    applied = _bring_up(engine, name, output.target, log, plan.result, plan.key, (files.UPSERTS, files.DELETES))
+    applied = _bring_up(engine, name, output.target, log, plan.result, plan.key, KINDS)
     if output.late is not None:
         late = OutputId(engine.ledger.ledger_id, pipeline.name, late_output(output.name))
-        _bring_up(engine, late, output.late, log, plan.late, _LATE_KEY, (files.LATE, ""))
+        _bring_up(engine, late, output.late, log, plan.late, LATE_KEY, LATE_KINDS)
     return applied
 
 

@@ -21,6 +21,7 @@ from airflow_provider_eventlog.core.naming import printable
 from airflow_provider_eventlog.core.offsets import format_ranges
 from airflow_provider_eventlog.core.partfile import part_schema
 from airflow_provider_eventlog.core.protocols import GenerationRecord, GenerationState, OutputId, PartRecord, Target
+from airflow_provider_eventlog.core.rebuilding import windows
 from airflow_provider_eventlog.core.rebuilding.table import NewTable, Standing
 from airflow_provider_eventlog.declare.outputs import Rows
 from airflow_provider_eventlog.declare.pipeline import Pipeline
@@ -47,11 +48,12 @@ def rebuild_outputs(
     After a failure every table is as before, but for an output that was finished, and batches that were loaded into a
     table that had never been made; the next call goes on.
     """
-    chosen = [one for one in _outputs(pipeline) if output in (None, one[0])]
-    if not chosen:
-        known = ", ".join(name for name, *_ in _outputs(pipeline))
+    every: list[_Work | windows.WindowsWork] = [_Work(engine, pipeline, *one) for one in _outputs(pipeline)]
+    every += windows.works(engine, pipeline)
+    works = [work for work in every if output in (None, work.name)]
+    if not works:
+        known = ", ".join(work.name for work in every)
         raise RequestError(f"Pipeline {pipeline.name!r} has no output {printable(output)}; it has {known}.")
-    works = [_Work(engine, pipeline, *one) for one in chosen]
     # All of them are looked at before the first is changed.
     reports = [work.look(replace=replace, keep=keep) for work in works]
     if keep:

@@ -60,6 +60,15 @@ class NewTable(Protocol):
     def apply_rows(self, batch_id: str, generation: int, digest: str, files: Sequence[Path]) -> ApplyResult:
         """As `Target.apply_rows`; raises TargetBusyError if another process has taken the new table away."""
 
+    def apply_changes(
+        self, log: int, n: int, digest: str, upserts: Sequence[Path], deletes: Sequence[Path], key: Sequence[str]
+    ) -> ApplyResult:
+        """As `Target.apply_changes`, for a table of windows."""
+
+    @property
+    def position(self) -> tuple[int, int] | None:
+        """(log, n) of the newest change-set of the new table; None before the first."""
+
     def swap(self, *, replace: bool) -> Swap:
         """Let the new table take the place of the own one, which is renamed and kept, if `replace` allows it.
 

@@ -158,13 +158,13 @@ class DuckDBTarget:
 
         return self.transact(load.apply, settle)
 
-    def new_table(self, output: OutputId, schema: pa.Schema) -> NewTable:
+    def new_table(self, output: OutputId, schema: pa.Schema, *, folded: bool = False) -> NewTable:
         """Look at the table, to make it anew; see `Target.new_table`."""
         from airflow_provider_eventlog.core.targets.duckdb_rebuild import DuckDBNewTable
 
         declared = replace(self._declared, path=str(self._path), table=f"{self._declared.table}__rebuild")
         beside = DuckDBTarget(declared, self._path.parent, busy_timeout_s=self._timeout)
-        return DuckDBNewTable(self, self._declared, beside, declared, output, schema)
+        return DuckDBNewTable(self, self._declared, beside, declared, output, schema, folded)
 
     def transact(
         self, work: Callable[[duckdb.DuckDBPyConnection], T], settle: Callable[[duckdb.DuckDBPyConnection], T | None]

@@ -25,6 +25,7 @@ from airflow_provider_eventlog.core.errors import (
 from airflow_provider_eventlog.core.naming import quote
 from airflow_provider_eventlog.core.protocols import ApplyResult, LoadedBatch, OutputId
 from airflow_provider_eventlog.core.rebuilding.table import Standing, Swap
+from airflow_provider_eventlog.core.targets import duckdb_changes
 from airflow_provider_eventlog.core.targets import duckdb_tables as tables
 from airflow_provider_eventlog.declare.outputs import DuckDB
 
@@ -39,6 +40,7 @@ class DuckDBNewTable:
 
     target, declared         the table in use
     beside, beside_declared  the new one
+    folded                   whether it takes change-sets, which know no batches
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class DuckDBNewTable:
         beside_declared: DuckDB,
         output: OutputId,
         schema: pa.Schema,
+        folded: bool,
     ) -> None:
+        self._more = () if folded else tables.ROW_COLUMNS
         self._target, self._declared = target, declared
         self._beside, self._beside_declared = beside, beside_declared
         self._output, self._schema = output, schema
@@ -63,7 +67,7 @@ class DuckDBNewTable:
         connection.begin()
         self.standing, uuid_ = self._stands(connection)
         if self.standing is Standing.OWN:
-            wanted = tables.wanted_columns(connection, self._schema)
+            wanted = tables.wanted_columns(connection, self._schema, self._more)
             self.difference = tables.difference(tables.look(connection, self._declared, self._output), wanted)
         self.old = _loads(connection, uuid_)
         self.held = _loads(connection, tables.own_uuid(connection, self._beside_declared, self._output))
@@ -82,7 +86,7 @@ class DuckDBNewTable:
         fresh = uuid.uuid4().hex
 
         def work(connection: duckdb.DuckDBPyConnection) -> tuple[str, _Loads]:
-            wanted = tables.wanted_columns(connection, self._schema)
+            wanted = tables.wanted_columns(connection, self._schema, self._more)
             known = tables.own_uuid(connection, self._beside_declared, self._output)
             try:
                 table = tables.look(connection, self._beside_declared, self._output)
@@ -112,6 +116,18 @@ class DuckDBNewTable:
         assert self._uuid is not None, "begin comes first"
         return self._beside.apply_rows(self._output, batch_id, generation, digest, files, self._schema, only=self._uuid)
 
+    def apply_changes(
+        self, log: int, n: int, digest: str, upserts: Sequence[Path], deletes: Sequence[Path], key: Sequence[str]
+    ) -> ApplyResult:
+        """Apply a change-set to the new table; see `Target.apply_changes`."""
+        assert self._uuid is not None, "begin comes first"
+        return self._beside.apply_changes(self._output, log, n, digest, upserts, deletes, self._schema, key)
+
+    @property
+    def position(self) -> tuple[int, int] | None:
+        """(log, n) of the newest change-set of the new table."""
+        return self._beside.cursor(self._output)
+
     def swap(self, *, replace: bool) -> Swap:
         """Take the place of the table in use, all in one transaction; see `NewTable.swap`."""
         assert self._uuid is not None, "begin comes first"
@@ -134,11 +150,14 @@ class DuckDBNewTable:
                 f"Table {tables.name(self._declared)} stands, and must not be replaced; nothing was moved. Call "
                 f"{tables.rebuild_command(self._output, ' --replace')} to keep it under another name."
             )
+        if self._folded_behind(connection, new, old):
+            return Swap(None, ("change-sets",))
         held, before = _loads(connection, new), _loads(connection, old)
         behind = [b for b, load in before.items() if b not in held or held[b].generation < load.generation]
         if behind:
             return Swap(None, tuple(sorted(behind)))
-        self._prove(connection, new)
+        if self._more:
+            self._prove(connection, new)
         aside = self._set_aside(connection, new) if standing is Standing.OWN else None
         if old is not None:
             tables.forget(connection, old)
@@ -147,6 +166,12 @@ class DuckDBNewTable:
             "UPDATE main._eventlog_output SET table_name = ? WHERE table_uuid = ?", [self._declared.table, new]
         ).fetchall()
         return Swap(aside)
+
+    def _folded_behind(self, connection: duckdb.DuckDBPyConnection, new: str, old: str | None) -> bool:
+        """Whether the table in use has taken change-sets that the new one lacks."""
+        before = duckdb_changes.cursor(connection, old) if old is not None else None
+        held = duckdb_changes.cursor(connection, new)
+        return before is not None and (held is None or held[:2] < before[:2])
 
     def _prove(self, connection: duckdb.DuckDBPyConnection, new: str) -> None:
         contents = tables.contents(connection, self._beside_declared, new)

@@ -6,14 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from airflow_provider_eventlog.core import gc, stages
 from airflow_provider_eventlog.core.engine import Engine, now_ms, open_target_at
-from airflow_provider_eventlog.core.errors import StagingCorruptError
+from airflow_provider_eventlog.core.errors import RequestError, StagingCorruptError, TargetReplacedError
 from airflow_provider_eventlog.core.folding import listing
 from airflow_provider_eventlog.core.fsck import fsck
 from airflow_provider_eventlog.core.rebuilding.ledger import rebuild_ledger
+from airflow_provider_eventlog.core.rebuilding.output import rebuild_outputs
 from airflow_provider_eventlog.declare import DuckDB, Pipeline
 from tests.support.listlog import ListLog, engine_over
 from tests.unit.folding.world import MINUTE, SINCE_LAST, T0, pipeline, rows, send, windows
@@ -198,3 +200,44 @@ def test_a_rebuild_without_a_record_says_what_it_leaves_out(log: ListLog, tmp_pa
     with pytest.raises(StagingCorruptError):
         rebuild(keep=True)
     assert not (tmp_path / "ledger.sqlite").exists()
+
+
+def test_tables_of_windows_are_made_anew(engine: Engine, log: ListLog, tmp_path: Path) -> None:
+    """Dropped or replaced, a table and that of late rows come back from change-sets alone; loads then go on."""
+    made = lived_in(engine, log)
+    before = [rows(tmp_path, table=name) for name in ("w", "late")]
+    with duckdb.connect(str(tmp_path / "w.duckdb")) as connection:
+        connection.execute("DROP TABLE w")
+    with pytest.raises(TargetReplacedError, match="eventlog rebuild"):
+        stages.fold(engine, made)
+    engine.open_source = None  # type: ignore[assignment]
+    engine._sources.clear()
+    dry = rebuild_outputs(engine, made, "w", keep=False)["outputs"]
+    assert [(one["output"], one["found"], one["batches"]) for one in dry] == [("w", "gone", 3)]
+    rebuild_outputs(engine, made, "w")
+    with pytest.raises(RequestError, match="--replace"):
+        rebuild_outputs(engine, made, "w.late")
+    (report,) = rebuild_outputs(engine, made, "w.late", replace=True)["outputs"]
+    assert report["replaced"] == "late__replaced_1"
+    assert [rows(tmp_path, table=name) for name in ("w", "late")] == before
+    assert rows(tmp_path, table="late__replaced_1") == before[1]
+    assert codes(engine) == []
+
+
+def test_folds_that_are_made_meanwhile_are_in_the_new_table(engine: Engine, log: ListLog, tmp_path: Path) -> None:
+    """A load into the table in use, while the new one is made, is taken over before the two change places."""
+    made = lived_in(engine, log)
+
+    def load_once(what: str, done: int, total: int) -> None:
+        if what == "change-sets of w" and not raced:
+            raced.append(done)
+            send(log, ("a", 1, 9))
+            stages.run(engine, made, SINCE_LAST, "meanwhile")
+
+    raced: list[int] = []
+    engine.progress = load_once
+    rebuild_outputs(engine, made, "w", replace=True)
+    assert raced == [1]
+    assert rows(tmp_path) == rows(tmp_path, table="w__replaced_1")
+    assert len(rows(tmp_path)) == 4
+    assert codes(engine) == []
