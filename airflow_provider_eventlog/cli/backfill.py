@@ -271,8 +271,10 @@ def _show(document: dict[str, Any]) -> None:
         ]
         render.table(["run", "made", "state", "offsets", "ranges"], rows)
     for item in document["gone"]:
-        owner = f" of batch {item['batch_id']}, which can never be landed" if item["batch_id"] else ""
-        print(f"gone, below the log start: {', '.join(item['ranges'])}, {item['offsets']:,} offsets{owner}")
+        never = "landed" if item["state"] == "gone" else "derived anew"
+        owner = f" of batch {item['batch_id']}, which can never be {never}" if item["batch_id"] else ""
+        why = "gone, below the log start" if item["state"] == "gone" else item["state"]
+        print(f"{why}: {', '.join(item['ranges'])}, {item['offsets']:,} offsets{owner}")
     if not document["runs"]:
         print("nothing to take")
     for run_id in document["failed"]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+from airflow_provider_eventlog.core import retention
 from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.errors import (
     OffsetsLostError,
@@ -21,12 +22,15 @@ from airflow_provider_eventlog.core.errors import (
 from airflow_provider_eventlog.core.offsets import OffsetRange, below, format_ranges, merged, subtract
 from airflow_provider_eventlog.core.planning import rounds
 from airflow_provider_eventlog.core.planning.explicit import refuse_outside
+from airflow_provider_eventlog.core.planning.generations import inputs
 from airflow_provider_eventlog.core.planning.plan import replaced
 from airflow_provider_eventlog.core.planning.sizes import portions
-from airflow_provider_eventlog.core.protocols import BatchState
+from airflow_provider_eventlog.core.protocols import BatchState, Decision, PlanningTransaction
 from airflow_provider_eventlog.declare.pipeline import Pipeline
 
 NEW, FROM_KAFKA, FROM_STAGING, GONE = "new", "replay from Kafka", "replay from staging", "gone"
+# Landed and let go since: it cannot be derived under the recipe of now.
+LET_GO = "let go by raw_retention"
 # Airflow keeps no longer note; the whole range stands in the run's conf.
 _NOTE = 1000
 _NAMED = 5
@@ -43,7 +47,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What happens to some offsets: `state` is new, replay from Kafka, replay from staging, or gone.
+    """What happens to some offsets: `state` is new, replay from Kafka, replay from staging, gone, or let go.
 
     `ranges` are what is worked on: a replay takes its batch whole, also beyond what was asked for. `batch_id` is None
     for what no batch has yet.
@@ -96,7 +100,8 @@ class Backfill:
     """A back-fill as it would be made now.
 
     chunks            the runs, in order
-    gone              what cannot be had any more: offsets below the log start that were never landed
+    gone              what cannot be had any more: offsets below the log start that were never landed, and batches whose
+                      raw files retention has let go, where the pipeline's recipe has no generation of them
     bytes_per_offset  mean payload of what the stream has landed; None before the first landing
     """
 
@@ -106,11 +111,14 @@ class Backfill:
     chunks: tuple[Chunk, ...]
     gone: tuple[Item, ...]
     bytes_per_offset: float | None
+    let_go: Mapping[str, Decision] = field(default_factory=dict)
 
     def refuse_gone(self) -> None:
-        """Raise OffsetsLostError if anything is gone."""
+        """Raise OffsetsLostError if anything is gone, RawExpiredError if anything was let go."""
         if not self.gone:
             return
+        if self.let_go:
+            raise retention.raw_error(self.topic, self.let_go, " Nothing was planned. --skip-gone takes what is left.")
         lost = [r for item in self.gone for r in item.ranges]
         more = f" and {len(lost) - _NAMED} more ranges" if len(lost) > _NAMED else ""
         raise OffsetsLostError(
@@ -192,6 +200,8 @@ def survey(engine: Engine, pipeline: Pipeline, ranges: Iterable[OffsetRange], ch
     index = _Index(wanted)
     owners = [Owner(b.batch_id, b.ranges, state is BatchState.LANDED) for b, state in batches if index.common(b.ranges)]
     gone = list(_gone_owners(engine, owners, starts))
+    let_go = _let_go(engine, pipeline, owners)
+    gone += [Item(LET_GO, owner.batch_id, owner.ranges) for owner in owners if owner.batch_id in let_go]
     lost_ids = {item.batch_id for item in gone}
     rest = subtract(wanted, [r for o in owners for r in o.ranges])
     expired = below(rest, starts)
@@ -203,7 +213,7 @@ def survey(engine: Engine, pipeline: Pipeline, ranges: Iterable[OffsetRange], ch
     mean = None
     if epochs:
         mean = rounds.decide(engine.ledger, stream, None, lambda tx: tx.mean_bytes(epochs[-1].epoch), keep=False)
-    return Backfill(pipeline.name, stream.topic, wanted, tuple(made), tuple(gone), mean)
+    return Backfill(pipeline.name, stream.topic, wanted, tuple(made), tuple(gone), mean, let_go)
 
 
 def chunks(
@@ -295,6 +305,22 @@ class _Index:
                     found.append(OffsetRange(mine.partition, start, end))
                 at += 1
         return tuple(sorted(found))
+
+
+def _let_go(engine: Engine, pipeline: Pipeline, owners: Iterable[Owner]) -> dict[str, Decision]:
+    """Batches whose raw files were let go, and that have no generation of the pipeline's recipe, each with why."""
+    stream = pipeline.stream
+    expired = retention.expired_raw(engine.ledger.decisions(stream.name))
+    chosen = [owner.batch_id for owner in owners if owner.batch_id in expired]
+    if not chosen:
+        return {}
+    plans = [engine.ledger.batch(batch_id)[0] for batch_id in chosen]
+
+    def work(tx: PlanningTransaction) -> list[str]:
+        made = {b.batch_id: tx.allocated(pipeline.name, b.batch_id, inputs(pipeline.recipe, b)) for b in plans}
+        return [batch_id for batch_id, number in made.items() if number is None]
+
+    return {batch_id: expired[batch_id] for batch_id in rounds.decide(engine.ledger, stream, None, work, keep=False)}
 
 
 def _gone_owners(engine: Engine, owners: Iterable[Owner], starts: Mapping[int, int]) -> Iterable[Item]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_eventlog.core import deriving, gc, stages
+from airflow_provider_eventlog.core.backfill import FROM_STAGING, LET_GO, survey
 from airflow_provider_eventlog.core.errors import RawExpiredError, RequestError, StagingMissingError
 from airflow_provider_eventlog.core.protocols import GenerationState
 from airflow_provider_eventlog.core.requests import RunRequest
@@ -344,6 +345,20 @@ def test_a_replay_of_expired_raw_files_is_refused_by_name(world: Upkept) -> None
             deriving.decoded(engine, FORGETFUL, bound)
         with pytest.raises(StagingMissingError, match="derived_retention"):
             deriving.derive(engine, FORGETFUL, bound.batches[0], bound.batches[0].batch.slices[0])
+
+
+def test_a_back_fill_of_expired_raw_files_says_so_before_it_begins(world: Upkept) -> None:
+    """A survey under another recipe names batches that retention let go; under the same recipe they are replays."""
+    world.now = now_of(world) + 8 * DAY
+    decision = world.gc()["streams"][0]["raw"]["decision"]
+    with world.engine() as engine:
+        batch = engine.ledger.run_plan("p-0", "p").batches[0].batch
+        found = survey(engine, FORGETFUL.replace(transform=shouts), batch.ranges)
+        assert (found.chunks, [(item.state, item.batch_id) for item in found.gone]) == ((), [(LET_GO, batch.batch_id)])
+        with pytest.raises(RawExpiredError, match=decision):
+            found.refuse_gone()
+        same = survey(engine, FORGETFUL, batch.ranges)
+        assert (same.gone, [item.state for chunk in same.chunks for item in chunk.items]) == ((), [FROM_STAGING])
 
 
 def test_a_pipeline_that_comes_after_retention_begins_behind_it(world: Upkept) -> None:
