@@ -77,6 +77,20 @@ _META = (
 )
 
 
+# The years 1 to 9999 in milliseconds since 1970: what the engine, targets and readers can all hold.
+_FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999
+
+
+def _readable(times: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Record timestamps, NULL where a producer gave one outside of the years 1 to 9999."""
+    chunks = []
+    for chunk in times.chunks:
+        values = arrow.numbers(chunk)
+        held = (values >= _FIRST_MS) & (values <= _LAST_MS)
+        chunks.append(chunk if held.all() else arrow.fixed(values, chunk.type, held & arrow.valid(chunk)))
+    return pa.chunked_array(chunks, times.type)
+
+
 def engine_schema(connection: duckdb.DuckDBPyConnection, columns: dict[str, str]) -> pa.Schema:
     """The Arrow schema in which the engine hands out columns of these (canonical) types."""
     select = ", ".join(f"CAST(NULL AS {kind}) AS {quote(name)}" for name, kind in columns.items())
@@ -156,6 +170,7 @@ class Decoder:
 
     def _table(self, typed: list[pa.ChunkedArray], raw: pa.Table) -> pa.Table:
         meta = [raw.column(name) for name in ("key", "timestamp", "headers", "partition", "offset")]
+        meta[1] = _readable(meta[1])
         return pa.Table.from_arrays([*typed, *meta], schema=self.schema)
 
     def _typed(self, raw: pa.Table) -> tuple[list[pa.ChunkedArray], npt.NDArray[np.bool_] | None]:

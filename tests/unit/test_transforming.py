@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from airflow_provider_eventlog.core import partfile, rawfile
+from airflow_provider_eventlog.core import arrow, partfile, rawfile
 from airflow_provider_eventlog.core.errors import (
     EventTimeError,
     ManifestVersionError,
@@ -216,6 +217,17 @@ def test_a_value_that_fails_in_sql_is_a_transform_error() -> None:
     """A cast that fails on data names the way out."""
     with pytest.raises(TransformError, match="try_cast"):
         transform_slice(pipeline("select cast(items[1] as int) as v from batch"), raw_table(payloads(5)))
+
+
+def test_a_record_dated_beyond_all_years_fails_nothing() -> None:
+    """A producer's timestamp that no engine can hold is NULL to a transform; its neighbours keep theirs."""
+    raw = raw_table([json.dumps({"id": n}).encode() for n in range(4)])
+    times = np.array([1000, 2**62, -(2**62), 253_402_300_799_999], np.int64)
+    at = raw.schema.get_field_index("timestamp")
+    raw = raw.set_column(at, raw.schema.field(at), arrow.fixed(times, pa.timestamp("ms", "UTC")))
+    result = transform_slice(pipeline("select id, _timestamp, epoch_ms(_timestamp) as ms from batch"), raw)
+    assert result.table.column("ms").to_pylist() == [1000, None, None, 253_402_300_799_999]
+    assert result.counts["passed"] == 4
 
 
 def test_event_time_must_exist_and_be_a_timestamp() -> None:
