@@ -225,16 +225,27 @@ def _analyze(connection: duckdb.DuckDBPyConnection, pipeline: Pipeline) -> Trans
     )
     stopping = {c.name: c for c in pipeline.checks if c.on_fail == "quarantine"}
     stops = [Stop(n, f"({checks[n]}) IS NOT TRUE", f"not true: {c.expression}") for n, c in stopping.items()]
-    if pipeline.event_time is not None:
-        without = f"{printable(pipeline.event_time)} is NULL"
-        stops.insert(0, Stop("", f"{quote(pipeline.event_time)} IS NULL", without))
-        if any(isinstance(output, Windows) for output in pipeline.outputs):
-            # Where no window can be: years that nothing reads, and infinity.
-            beyond = f"{printable(pipeline.event_time)} lies outside of the years 1 to 9999"
-            inside = f"{quote(pipeline.event_time)} >= {_FIRST_TIME} AND {quote(pipeline.event_time)} < {_LAST_TIME}"
-            stops.insert(1, Stop("", f"({inside}) IS FALSE", beyond))
+    stops = [*_stops_without_time(pipeline, columns), *stops]
     counted = {name: expression for name, expression in checks.items() if name not in stopping}
     return TransformPlan(tuple(columns.items()), schema, sql, counted, tuple(stops))
+
+
+def _stops_without_time(pipeline: Pipeline, columns: Mapping[str, str]) -> list[Stop]:
+    """What keeps rows out that no time, and so no window, can be told of."""
+    windows = [output for output in pipeline.outputs if isinstance(output, Windows)]
+    named = [] if pipeline.event_time is None else [pipeline.event_time]
+    # The record's timestamp is asked for where there is no event time, and by the time of ingestion.
+    if "_timestamp" in columns and any(w.time == "ingest" or (w.time == "event" and not named) for w in windows):
+        named.append("_timestamp")
+    stops = []
+    for name in dict.fromkeys(named):
+        stops.append(Stop("", f"{quote(name)} IS NULL", f"{printable(name)} is NULL"))
+        if windows:
+            # Where no window can be: years that nothing reads, and infinity.
+            inside = f"{quote(name)} >= {_FIRST_TIME} AND {quote(name)} < {_LAST_TIME}"
+            beyond = f"{printable(name)} lies outside of the years 1 to 9999"
+            stops.append(Stop("", f"({inside}) IS FALSE", beyond))
+    return stops
 
 
 def _bind(connection: duckdb.DuckDBPyConnection, sql: str, available: list[str]) -> dict[str, str]:

@@ -99,6 +99,17 @@ def test_rows_without_a_usable_time_are_quarantined(engine: Engine, log: ListLog
     assert [row[1] for row in rows(tmp_path, SHOWN)] == [1.0]
 
 
+def test_a_record_without_a_usable_timestamp_is_quarantined(engine: Engine, log: ListLog, tmp_path: Path) -> None:
+    """Windows by the record's timestamp take none that is dated beyond all years; the batch goes on."""
+    made = pipeline(windows(), stream=dataclasses.replace(STREAM, event_time=None), transform=BY_BROKER)
+    made = dataclasses.replace(made, max_quarantine_ratio=0.9)
+    send(log, ("a", 1, 1), ("a", 2, 2))
+    log.timestamps[0, 1] = 2**62
+    report = stages.run(engine, made, SINCE_LAST, "r")
+    assert report["validate"]["batches"][0]["accounting"]["quarantine"] == {"no_event_time": 1}
+    assert [row[1:3] for row in rows(tmp_path, SHOWN)] == [(1.0, 1)]
+
+
 def test_late_rows_go_to_their_table(engine: Engine, log: ListLog, tmp_path: Path) -> None:
     """A late row is in the late table with its window and why; counted once as a row and once for each window."""
     from airflow_provider_eventlog.declare import Hopping
