@@ -238,8 +238,8 @@ def test_two_hundred_partitions(make: Make, monkeypatch: pytest.MonkeyPatch) -> 
     pipeline = world.pipeline(start="interval")
     request = RunRequest("interval", interval=(DAY, DAY + 2), parallelism=1)
     batch = world.plan(pipeline, request=request).batches[0].batch
-    # The ends, the starts, and both bounds of the interval.
-    assert asked == [200] * 4
+    # The high watermarks, the ends, the starts, and both bounds of the interval.
+    assert asked == [200] * 5
     assert batch.length == 400
     asked.clear()
     world.land(pipeline)
