@@ -1,4 +1,4 @@
-"""Airflow's REST API as `eventlog backfill` uses it: find it, sign in, make runs, look after them.
+"""Airflow's REST API as commands use it: find it, sign in, make runs, look after them.
 
 Neither a token nor a password is in any message, nor the body of an answer to signing in, which may repeat them.
 """

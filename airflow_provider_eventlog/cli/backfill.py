@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import threading
-import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_eventlog.cli import render
+from airflow_provider_eventlog.cli import airflow_runs, render
+from airflow_provider_eventlog.cli.airflow_runs import Say
 from airflow_provider_eventlog.cli.common import (
     UsageError,
     add_client,
@@ -24,16 +22,10 @@ from airflow_provider_eventlog.core.errors import EventLogError
 
 if TYPE_CHECKING:
     from airflow_provider_eventlog.cli.airflow_api import AirflowClient
-    from airflow_provider_eventlog.core.backfill import Backfill, Chunk
+    from airflow_provider_eventlog.core.backfill import Backfill
     from airflow_provider_eventlog.core.offsets import OffsetRange
 
-_ENDED = ("success", "failed")
-_POLL_S = 1.0
-# Airflow may be restarted while a back-fill of hours goes on; runs are not lost by that.
-_OUTAGE_S = 300.0
 _SHOWN = 8
-
-Say = Callable[[str, int, int], None]
 
 
 def register(commands: Any) -> None:
@@ -50,30 +42,16 @@ def register(commands: Any) -> None:
     command.add_argument("--skip-gone", action="store_true", help="take what is left where offsets have expired")
     command.add_argument("--dry-run", action="store_true", help="print runs and batches; changes nothing")
     command.add_argument("--local", action="store_true", help="all stages in this process, one run after the other")
-    _add_airflow(command)
+    airflow_runs.add_airflow(command)
     add_client(command)
     add_stores(command)
     command.set_defaults(call=_backfill, show=_show, code=_code)
 
 
-def _add_airflow(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("Airflow")
-    group.add_argument("--dag-id", metavar="ID", help="the DAG that runs the pipeline; default: the pipeline's name")
-    group.add_argument("--airflow-url", metavar="URL", help="default: EVENTLOG_AIRFLOW_URL")
-    group.add_argument(
-        "--airflow-conn-id",
-        metavar="ID",
-        help="Airflow connection with host, login, password; default: EVENTLOG_AIRFLOW_TOKEN, or "
-        "EVENTLOG_AIRFLOW_USERNAME and EVENTLOG_AIRFLOW_PASSWORD",
-    )
-    group.add_argument("--retry-failed", action="store_true", help="clear the runs that exist and have failed")
-    group.add_argument("--no-wait", action="store_true", help="make the runs and return")
-
-
 def _backfill(args: argparse.Namespace) -> dict[str, Any]:
     _check_words(args)
     pipeline = load_pipeline(args.pipeline)
-    client = None if args.dry_run or args.local else _client(args)
+    client = None if args.dry_run or args.local else airflow_runs.client(args)
     with engine_of(args, pipeline, keep=False) as engine:
         found = _survey(args, engine, pipeline)
     document: dict[str, Any] = {**found.to_json(), "dry_run": args.dry_run, "failed": []}
@@ -99,8 +77,7 @@ def _check_words(args: argparse.Namespace) -> None:
         raise UsageError("--from and --to go together.")
     if args.chunk is not None and args.chunk < 1:
         raise UsageError(f"--chunk {args.chunk} must be at least 1.")
-    for_airflow = ("dag_id", "airflow_url", "airflow_conn_id", "retry_failed", "no_wait")
-    given = [f"--{name.replace('_', '-')}" for name in for_airflow if getattr(args, name)]
+    given = airflow_runs.only_with_airflow(args)
     if args.local and given:
         raise UsageError(f"{', '.join(given)} has no meaning with --local, which needs no Airflow.")
 
@@ -154,12 +131,6 @@ def _run_here(args: argparse.Namespace, pipeline: Any, found: Backfill) -> dict[
     return outcomes
 
 
-def _client(args: argparse.Namespace) -> AirflowClient:
-    from airflow_provider_eventlog.cli.airflow_api import AirflowClient, find_access
-
-    return AirflowClient(find_access(args.airflow_url, args.airflow_conn_id, os.environ))
-
-
 def _run_in_airflow(
     args: argparse.Namespace, client: AirflowClient, pipeline: str, found: Backfill, say: Say
 ) -> dict[str, dict[str, Any]]:
@@ -167,80 +138,19 @@ def _run_in_airflow(
     from airflow_provider_eventlog.core.backfill import run_id_prefix
 
     dag_id = args.dag_id or pipeline
-    conf = _conf(client, dag_id, pipeline, wait=not args.no_wait)
+    conf = airflow_runs.conf(client, dag_id, pipeline, "offsets", wait=not args.no_wait)
     outcomes: dict[str, dict[str, Any]] = {}
     for number, chunk in enumerate(found.chunks, 1):
-        outcomes[chunk.run_id] = _make(client, dag_id, chunk, conf, again=args.retry_failed)
+        full = {**conf, "eventlog_offsets": chunk.text}
+        outcomes[chunk.run_id] = airflow_runs.make(
+            client, dag_id, chunk.run_id, full, chunk.note, again=args.retry_failed
+        )
         say("back-fill runs made", number, len(found.chunks))
-    waiting = {run_id for run_id, run in outcomes.items() if run["state"] not in _ENDED}
+    waiting = {run_id for run_id, run in outcomes.items() if run["state"] not in airflow_runs.ENDED}
     if waiting and not args.no_wait:
-        for run_id, state in _wait(client, dag_id, run_id_prefix(pipeline), waiting, say).items():
+        for run_id, state in airflow_runs.wait(client, dag_id, run_id_prefix(pipeline), waiting, say).items():
             outcomes[run_id]["state"] = state
     return outcomes
-
-
-def _conf(client: AirflowClient, dag_id: str, pipeline: str, *, wait: bool) -> dict[str, str]:
-    from airflow_provider_eventlog.cli.airflow_api import AirflowApiError
-
-    dag = client.dag(dag_id)
-    params = dag.get("params") or {}
-    if "eventlog_what" not in params:
-        raise AirflowApiError(
-            f"DAG {dag_id!r} has no param eventlog_what: it holds no eventlog_batch. Name the DAG that runs pipeline "
-            f"{pipeline!r} with --dag-id."
-        )
-    if wait and dag.get("is_paused"):
-        raise AirflowApiError(
-            f"DAG {dag_id!r} is paused, its runs would wait for ever. Unpause it, or make the runs all the same with "
-            f"--no-wait. Nothing was made."
-        )
-    return {"eventlog_what": "offsets"} | ({"eventlog_pipeline": pipeline} if "eventlog_pipeline" in params else {})
-
-
-def _make(client: AirflowClient, dag_id: str, chunk: Chunk, conf: dict[str, str], *, again: bool) -> dict[str, Any]:
-    from airflow_provider_eventlog.cli.airflow_api import AirflowApiError
-
-    full = {**conf, "eventlog_offsets": chunk.text}
-    if client.create_run(dag_id, chunk.run_id, full, chunk.note):
-        return {"made": "now", "state": "queued"}
-    known = client.run(dag_id, chunk.run_id)
-    if {k: v for k, v in (known.get("conf") or {}).items() if k in full} != full:
-        raise AirflowApiError(
-            f"Run {chunk.run_id} of DAG {dag_id!r} exists, but was made for other offsets or another pipeline; delete "
-            f"it in Airflow."
-        )
-    if again and known["state"] == "failed":
-        client.clear_run(dag_id, chunk.run_id)
-        return {"made": "cleared", "state": "queued"}
-    return {"made": "before", "state": str(known["state"])}
-
-
-def _wait(client: AirflowClient, dag_id: str, prefix: str, waiting: set[str], say: Say) -> dict[str, str]:
-    """The end states of all runs; raises AirflowUnavailableError after minutes without an answer."""
-    from airflow_provider_eventlog.cli.airflow_api import AirflowUnavailableError
-
-    ended: dict[str, str] = {}
-    total, answered = len(waiting), time.monotonic()
-    while len(ended) < total:
-        try:
-            states = client.states(dag_id, prefix, waiting)
-            answered = time.monotonic()
-        except AirflowUnavailableError:
-            if time.monotonic() - answered > _OUTAGE_S:
-                raise
-            states = dict.fromkeys(waiting, "unknown")
-        for run_id in sorted(waiting):
-            state = states.get(run_id, "deleted")
-            if state in _ENDED or state == "deleted":
-                # A run that somebody deleted is not done, and will never end.
-                ended[run_id] = "success" if state == "success" else "failed"
-                waiting.discard(run_id)
-                if state != "success":
-                    print(f"{run_id} {'was deleted' if state == 'deleted' else 'failed'}", file=sys.stderr)
-        say("back-fill runs ended", len(ended), total)
-        if len(ended) < total:
-            time.sleep(_POLL_S)
-    return ended
 
 
 def _code(document: dict[str, Any]) -> int:

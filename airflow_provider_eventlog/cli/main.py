@@ -19,6 +19,7 @@ from airflow_provider_eventlog.cli import (
     pipelines,
     quarantine,
     rebuild,
+    redrive,
     report,
     state,
     topics,
@@ -36,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(prog="eventlog", description="Bounded, repeatable batches from Kafka topics.")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    work = (pipelines, backfill, adopt, quarantine, diff, report)
+    work = (pipelines, backfill, adopt, quarantine, redrive, diff, report)
     for room in (*work, maintenance, rebuild, ledger, windows, state, topics, kafka):
         room.register(commands)
     for command in _leaves(top):

@@ -25,7 +25,7 @@ def register(commands: Any) -> None:
     check = commands.add_parser("check", help="check a declaration against the topic and the target")
     plan = commands.add_parser("plan", help="print what a run would read; changes nothing")
     run = commands.add_parser("run", help="plan, land, transform, validate and load in this process")
-    for command, call, show in ((check, _check, _show_check), (plan, _plan, show_plan), (run, _run, _show_run)):
+    for command, call, show in ((check, _check, _show_check), (plan, _plan, show_plan), (run, _run, show_run)):
         add_pipeline(command)
         add_client(command)
         add_stores(command)
@@ -167,7 +167,8 @@ def _short(ranges: list[str]) -> str:
     return ",".join(ranges[:8]) + (f" and {len(ranges) - 8} more" if len(ranges) > 8 else "")
 
 
-def _show_run(document: dict[str, Any]) -> None:
+def show_run(document: dict[str, Any]) -> None:
+    """A run for people."""
     from airflow_provider_eventlog.core.stages import loss_headline, windows_lines
 
     show_plan(document["run"])

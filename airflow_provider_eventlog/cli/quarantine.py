@@ -1,4 +1,4 @@
-"""Commands over what was stopped: quarantine list, show and export; release of a held batch."""
+"""Commands over what was stopped: quarantine list, show, export and drop; release of a held batch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from airflow_provider_eventlog.cli import render
 from airflow_provider_eventlog.cli.common import UsageError, add_decision, add_stores, clean, registered, stores, who
+from airflow_provider_eventlog.cli.redrive import add_selection, selection
 from airflow_provider_eventlog.core.naming import printable
 
 _SHOWN_BYTES = 120
@@ -29,10 +30,19 @@ def register(commands: Any) -> None:
         (export, _export, _show_export),
     ):
         _add_pipeline(command)
-        command.add_argument("--batch", metavar="ID", help="only this batch")
         command.set_defaults(call=call, show=show)
+    listing.add_argument("--batch", metavar="ID", help="only this batch")
     for command in (showing, export):
-        command.add_argument("--reason", metavar="CODE", action="append", default=[], help="only this code; repeatable")
+        add_selection(command)
+        command.add_argument(
+            "--dropped", action="store_true", help="the rows that were dropped for good, and only those"
+        )
+    dropping = kinds.add_parser("drop", help="drop rows for good: no redrive takes them, no listing counts them")
+    _add_pipeline(dropping)
+    add_selection(dropping)
+    add_decision(dropping)
+    dropping.add_argument("--dry-run", action="store_true", help="print what would be dropped; changes nothing")
+    dropping.set_defaults(call=_drop, show=_show_drop)
     showing.add_argument("--limit", type=int, default=20, metavar="N", help="at most so many rows; default 20")
     export.add_argument("file", metavar="FILE", help="a new file; one that exists is refused")
     release = commands.add_parser("release", help="let a held batch pass: what passed its checks loads")
@@ -70,25 +80,40 @@ def _list(args: argparse.Namespace) -> dict[str, Any]:
     from airflow_provider_eventlog.core import quarantined
 
     with opened(args) as engine:
-        return {"pipeline": args.pipeline, "batches": quarantined.summary(engine.ledger, args.pipeline, args.batch)}
+        found = quarantined.summary(engine.ledger, engine.staging, args.pipeline, args.batch)
+    return {"pipeline": args.pipeline, "batches": found}
 
 
 def _rows(args: argparse.Namespace) -> dict[str, Any]:
-    from airflow_provider_eventlog.core import quarantined
-
     if args.limit < 1:
         raise UsageError(f"--limit {args.limit} must be at least 1.")
     rows: list[dict[str, Any]] = []
     with opened(args) as engine:
-        for table in quarantined.tables(engine.ledger, engine.staging, args.pipeline, args.batch, args.reason):
+        for table in _tables(args, engine):
             rows += table.slice(0, args.limit - len(rows)).to_pylist()
             if len(rows) == args.limit:
                 break
     return {"pipeline": args.pipeline, "rows": clean(rows)}
 
 
+def _tables(args: argparse.Namespace, engine: Any) -> Iterator[Any]:
+    from airflow_provider_eventlog.core import quarantined
+
+    wanted = selection(args)
+    return quarantined.tables(engine.ledger, engine.staging, args.pipeline, wanted, dropped=args.dropped)
+
+
+def _drop(args: argparse.Namespace) -> dict[str, Any]:
+    from airflow_provider_eventlog.core.redriving import dropping
+
+    with opened(args, keep=not args.dry_run) as engine:
+        stream = registered(engine.ledger, args.pipeline)["stream"]["name"]
+        told = {"who": who(args), "why": args.why}
+        return dropping.drop(engine, args.pipeline, stream, selection(args), **told, keep=not args.dry_run)
+
+
 def _export(args: argparse.Namespace) -> dict[str, Any]:
-    from airflow_provider_eventlog.core import quarantine, quarantined
+    from airflow_provider_eventlog.core import quarantine
 
     file = Path(args.file)
     if file.suffix not in (".parquet", ".jsonl"):
@@ -97,7 +122,7 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"{printable(args.file)} exists; name a new file.")
     count = 0
     with opened(args) as engine:
-        found = quarantined.tables(engine.ledger, engine.staging, args.pipeline, args.batch, args.reason)
+        found = _tables(args, engine)
         if file.suffix == ".parquet":
             import pyarrow.parquet as pq
 
@@ -123,7 +148,7 @@ def _release(args: argparse.Namespace) -> dict[str, Any]:
 
 def _show_list(document: dict[str, Any]) -> None:
     render.table(
-        ["batch", "gen", "state", "rows", "by code"],
+        ["batch", "gen", "state", "rows", "by code", "dropped"],
         [
             [
                 b["batch_id"],
@@ -131,6 +156,7 @@ def _show_list(document: dict[str, Any]) -> None:
                 b["state"],
                 b["rows"],
                 ", ".join(f"{n} {c}" for c, n in b["codes"].items()),
+                b["dropped"],
             ]
             for b in document["batches"]
         ],
@@ -154,6 +180,14 @@ def _show_rows(document: dict[str, Any]) -> None:
             ]
             for r in document["rows"]
         ],
+    )
+
+
+def _show_drop(document: dict[str, Any]) -> None:
+    render.table(
+        ["batch", "gen", "records", "rows"],
+        [[b["batch_id"], b["generation"], b["records"], b["rows"]] for b in document["batches"]],
+        title="dropped for good" if document["kept"] else "would be dropped (dry run)",
     )
 
 

@@ -160,9 +160,9 @@ class Backfill:
         return None if self.bytes_per_offset is None else round(self.bytes_per_offset * offsets)
 
 
-def run_id_prefix(pipeline: str) -> str:
-    """What the ids of all of a pipeline's back-fill runs begin with."""
-    return f"eventlog_backfill__{pipeline}__"
+def run_id_prefix(pipeline: str, kind: str = "backfill") -> str:
+    """What the ids of all of a pipeline's runs of a kind begin with, that a command makes in Airflow."""
+    return f"eventlog_{kind}__{pipeline}__"
 
 
 def plan_backfill(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -13,6 +14,7 @@ from airflow_provider_eventlog.core.errors import ContentMismatchError, NotReady
 from airflow_provider_eventlog.core.folding import partials
 from airflow_provider_eventlog.core.offsets import OffsetRange, PlannedBatch, RunPlan
 from airflow_provider_eventlog.core.protocols import Outcome, PartRecord, SliceRecord, StagedFile
+from airflow_provider_eventlog.core.redriving import decided, merging
 from airflow_provider_eventlog.core.staging import paths
 from airflow_provider_eventlog.core.transforming import TransformResult, transform_slice
 from airflow_provider_eventlog.declare.pipeline import Pipeline
@@ -20,7 +22,7 @@ from airflow_provider_eventlog.declare.pipeline import Pipeline
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TYPED = "typed"
+TYPED = partfile.TYPED
 
 
 def derive(engine: Engine, pipeline: Pipeline, planned: PlannedBatch, wanted: OffsetRange) -> dict[str, int]:
@@ -45,6 +47,45 @@ def derive(engine: Engine, pipeline: Pipeline, planned: PlannedBatch, wanted: Of
     return accounting.transform_counts(recorded[TYPED], landed)
 
 
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """What one slice of a generation holds: rows, partial results by kind of part, and what was stopped."""
+
+    typed: TransformResult
+    partials: Mapping[str, TransformResult]
+    stopped: TransformResult | None
+
+    def of(self, kind: str) -> TransformResult:
+        """What stands in the part of a kind."""
+        if kind == TYPED:
+            return self.typed
+        if kind == quarantine.KIND:
+            return self.stopped or TransformResult(empty_table(quarantine.SCHEMA), {})
+        return self.partials[kind]
+
+
+def make(engine: Engine, pipeline: Pipeline, planned: PlannedBatch, landed: SliceRecord) -> Derived:
+    """Make one slice of a generation: whole from raw, or for a redrive from its base's parts; nothing is published.
+
+    Raises what the transform and reading from staging raise.
+    """
+    batch, number = planned.batch, planned.generation
+    identity = next(e for e in engine.ledger.epochs(batch.stream) if e.epoch == batch.epoch).identity
+    stamps: Mapping[str, int | None] = {}
+    redrive = decided.find(engine.ledger, pipeline.name, batch, number)
+    if redrive is None:
+        raw = _raw(engine, planned, landed)
+        typed, stopped = transform_slice(pipeline, raw), None
+        if typed.stopped is not None:
+            rows = quarantine.addressed(typed.stopped.table(), identity, batch.batch_id, number, pipeline.recipe)
+            stopped = TransformResult(rows, dict(sorted(typed.stopped.codes.items())))
+    else:
+        remade = merging.remake(engine, pipeline, redrive, number, identity, landed.range)
+        typed, stopped, stamps = remade.typed, remade.stopped, remade.stamps
+    found = partials.of_slice(pipeline, batch, lambda: _raw(engine, planned, landed), typed.table, stamps)
+    return Derived(typed, found, stopped)
+
+
 def _derive(
     engine: Engine,
     pipeline: Pipeline,
@@ -53,19 +94,15 @@ def _derive(
     recorded: dict[str, PartRecord],
 ) -> None:
     """Publish and record what is missing of a slice's parts; the typed one last, since it tells that all are there."""
-    typed, stopped = (_path(pipeline, planned, kind, landed.range) for kind in (TYPED, quarantine.KIND))
+    typed = _path(pipeline, planned, TYPED, landed.range)
     outcome, file = Outcome.EXISTED, engine.staging.stat(typed)
     if file is None:
-        raw = _raw(engine, planned, landed)
-        result = transform_slice(pipeline, raw)
-        for kind, made in partials.of_slice(pipeline, planned.batch, raw, result.table).items():
+        made = make(engine, pipeline, planned, landed)
+        for kind in (*made.partials, *([quarantine.KIND] if made.stopped is not None else [])):
             path = _path(pipeline, planned, kind, landed.range)
-            found = engine.staging.publish(path, _typed(engine, pipeline, landed, made, kind))
+            found = engine.staging.publish(path, _writer(engine, pipeline, landed, made.of(kind), kind))
             recorded[kind] = _record(engine, pipeline, planned, _adopt(engine, *found))
-        if result.stopped is not None:
-            found = engine.staging.publish(stopped, _quarantine(engine, pipeline, planned, landed, result.stopped))
-            recorded[quarantine.KIND] = _record(engine, pipeline, planned, _adopt(engine, *found))
-        outcome, file = engine.staging.publish(typed, _typed(engine, pipeline, landed, result))
+        outcome, file = engine.staging.publish(typed, _writer(engine, pipeline, landed, made.typed, TYPED))
     part = _adopt(engine, outcome, file)
     if part.recipe != pipeline.recipe:
         raise ContentMismatchError(
@@ -92,18 +129,12 @@ def _record(engine: Engine, pipeline: Pipeline, planned: PlannedBatch, part: Par
 
 
 def rewriter(
-    engine: Engine, pipeline: Pipeline, planned: PlannedBatch, landed: SliceRecord, raw: Path, kind: str
+    engine: Engine, pipeline: Pipeline, planned: PlannedBatch, landed: SliceRecord, kind: str
 ) -> Callable[[Path], None]:
-    """What writes the part of one kind of a slice again, for repair; `raw` is the slice's verified raw file."""
+    """What writes the part of one kind of a slice again, for repair."""
 
     def write(temporary: Path) -> None:
-        result = transform_slice(pipeline, raw)
-        if kind != quarantine.KIND:
-            made = {TYPED: result, **partials.of_slice(pipeline, planned.batch, raw, result.table)}
-            _typed(engine, pipeline, landed, made[kind], kind)(temporary)
-        else:
-            stopped = result.stopped if result.stopped is not None else quarantine.Stopped()
-            _quarantine(engine, pipeline, planned, landed, stopped)(temporary)
+        _writer(engine, pipeline, landed, make(engine, pipeline, planned, landed).of(kind), kind)(temporary)
 
     return write
 
@@ -126,27 +157,12 @@ def _landed(engine: Engine, planned: PlannedBatch, wanted: OffsetRange) -> Slice
     raise NotReadyError(f"The slice {wanted} of batch {planned.batch.batch_id} is not landed yet; run or clear land.")
 
 
-def _typed(
-    engine: Engine, pipeline: Pipeline, landed: SliceRecord, result: TransformResult, kind: str = TYPED
+def _writer(
+    engine: Engine, pipeline: Pipeline, landed: SliceRecord, rows: TransformResult, kind: str
 ) -> Callable[[Path], None]:
     def write(temporary: Path) -> None:
         engine.check_cancelled()
-        partfile.write_part(temporary, result, kind=kind, wanted=landed.range, recipe=pipeline.recipe)
-
-    return write
-
-
-def _quarantine(
-    engine: Engine, pipeline: Pipeline, planned: PlannedBatch, landed: SliceRecord, stopped: quarantine.Stopped
-) -> Callable[[Path], None]:
-    batch = planned.batch
-    identity = next(e for e in engine.ledger.epochs(batch.stream) if e.epoch == batch.epoch).identity
-    table = quarantine.addressed(stopped.table(), identity, batch.batch_id, planned.generation, pipeline.recipe)
-
-    def write(temporary: Path) -> None:
-        engine.check_cancelled()
-        rows = TransformResult(table, dict(sorted(stopped.codes.items())))
-        partfile.write_part(temporary, rows, kind=quarantine.KIND, wanted=landed.range, recipe=pipeline.recipe)
+        partfile.write_part(temporary, rows, kind=kind, wanted=landed.range, recipe=pipeline.recipe)
 
     return write
 

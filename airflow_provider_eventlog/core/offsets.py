@@ -216,7 +216,7 @@ class BatchPlan:
 
 @dataclass(frozen=True, slots=True)
 class PlannedBatch:
-    """One entry of a run: a batch, this pipeline's generation of it, and new or replay."""
+    """One entry of a run: a batch, this pipeline's generation of it, and new, replay or redrive."""
 
     batch: BatchPlan
     generation: int

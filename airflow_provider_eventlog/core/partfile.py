@@ -24,16 +24,20 @@ from airflow_provider_eventlog.core.transforming import TransformResult, part_sc
 
 __all__ = [
     "FORMAT",
+    "TYPED",
     "PartInfo",
     "iter_batches",
     "part_schema",
     "read_part",
     "read_part_info",
+    "read_schema",
     "read_table",
     "write_part",
 ]
 
 FORMAT = 1
+# The kind of the parts that hold rows; the quarantine and partial results have kinds of their own.
+TYPED = "typed"
 _KEY = b"eventlog"
 
 
@@ -112,6 +116,12 @@ def read_table(path: Path) -> pa.Table:
     """All rows, page checksums verified; raises StagingCorruptError."""
     with reading(path):
         return pq.ParquetFile(path, page_checksum_verification=True).read()
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """The columns of a part with what its fields say of their types; raises StagingCorruptError."""
+    with reading(path):
+        return pq.ParquetFile(path, page_checksum_verification=True).schema_arrow
 
 
 def iter_batches(paths: Sequence[Path], schema: pa.Schema) -> Iterator[pa.RecordBatch]:

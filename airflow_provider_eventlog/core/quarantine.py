@@ -41,10 +41,12 @@ _STOPPED = pa.schema(
     ]
 )
 _WHERE = ("cluster_id", "topic_id", "batch_id", "recipe")
-# `_row` is -1 for a record that has no rows, since it did not decode.
+# `_row` is -1 for a record that has no rows, since it did not decode. `earlier` says why a record that was run again
+# had been stopped before.
 SCHEMA = pa.schema(
     [
         *(_STOPPED.field(name) for name in _STOPPED.names[:-3]),
+        pa.field("earlier", pa.string()),
         *(pa.field(name, pa.string()) for name in _WHERE),
         pa.field("generation", pa.int64()),
         *(_STOPPED.field(name) for name in _STOPPED.names[-3:]),
@@ -129,6 +131,7 @@ def addressed(stopped: pa.Table, identity: TopicIdentity, batch_id: str, generat
         "topic_id": identity.topic_id or "",
         "batch_id": batch_id,
         "recipe": recipe,
+        "earlier": "",
     }
     columns = {name: stopped.column(name) for name in stopped.schema.names}
     columns |= {name: arrow.constant(text, count) for name, text in said.items()}

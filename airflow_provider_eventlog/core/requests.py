@@ -1,4 +1,4 @@
-"""What a run is asked to take: an interval, everything since the last batch, or explicit offsets."""
+"""What a run is asked to take: an interval, everything since the last batch, explicit offsets, or quarantined rows."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 from airflow_provider_eventlog.core.errors import RequestError
 from airflow_provider_eventlog.core.offsets import OffsetRange, format_ranges, parse_ranges
+from airflow_provider_eventlog.core.selection import Selection
 
-MODES = ("interval", "since_last", "offsets")
+MODES = ("interval", "since_last", "offsets", "redrive")
 GAPS = ("absorb", "hole")
 
 
@@ -19,7 +20,7 @@ GAPS = ("absorb", "hole")
 class RunRequest:
     """A run's request.
 
-    mode         interval, since_last or offsets
+    mode         interval, since_last, offsets or redrive
     interval     [start, end) in milliseconds since 1970 UTC, for mode interval
     ranges       the explicit offsets, for mode offsets
     gap          where the interval's start has no cut but an older one exists: "absorb" starts at the newest
@@ -29,7 +30,10 @@ class RunRequest:
     parallelism  into at most how many groups the slices are packed
     epoch        offsets of this epoch of the stream, not of the newest one; for mode offsets
     recompute    a new generation of each batch, also where recipe and raw data are those of one that exists: for
-                 transforms that read more than their input; not for mode since_last, which takes what has none yet
+                 transforms that read more than their input; not for mode since_last, which takes what has none yet.
+                 With mode redrive also rows that the recipe of now has stopped already
+    selection    which quarantined rows are run again, for mode redrive
+    who, why     who asks for a redrive and what for; kept with the decision, not part of what is asked
 
     Raises RequestError for a combination that has no meaning.
     """
@@ -43,6 +47,9 @@ class RunRequest:
     parallelism: int = 4
     epoch: int | None = None
     recompute: bool = False
+    selection: Selection | None = None
+    who: str = ""
+    why: str = ""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -53,6 +60,10 @@ class RunRequest:
             raise RequestError(f"Mode {self.mode} {'needs' if self.mode == 'interval' else 'takes no'} interval.")
         if bool(self.ranges) != (self.mode == "offsets"):
             raise RequestError(f"Mode {self.mode} {'needs' if self.mode == 'offsets' else 'takes no'} offset ranges.")
+        if (self.selection is None) == (self.mode == "redrive"):
+            raise RequestError(f"Mode {self.mode} {'needs' if self.mode == 'redrive' else 'takes no'} selection.")
+        if self.mode == "redrive" and not (self.who and self.why):
+            raise RequestError("A redrive needs to be told who asks for it and why; both are kept with the decision.")
         if self.interval is not None and not 0 <= self.interval[0] < self.interval[1]:
             raise RequestError(
                 f"The interval {self.interval[0]} to {self.interval[1]} is empty or reversed; its start must lie "
@@ -82,6 +93,7 @@ class RunRequest:
             "parallelism": self.parallelism,
             "epoch": self.epoch,
             "recompute": self.recompute,
+            **({"selection": self.selection.to_json(), "who": self.who, "why": self.why} if self.selection else {}),
         }
 
     @classmethod
@@ -98,9 +110,12 @@ class RunRequest:
             parallelism=value.get("parallelism", 4),
             epoch=value.get("epoch"),
             recompute=value.get("recompute", False),
+            selection=Selection.from_json(value["selection"]) if value.get("selection") else None,
+            who=value.get("who", ""),
+            why=value.get("why", ""),
         )
 
     def digest(self) -> str:
-        """Digest of what is asked, without parallelism, which changes no byte."""
-        asked = {k: v for k, v in self.to_json().items() if k != "parallelism"}
+        """Digest of what is asked, without parallelism, which changes no byte, and without who asks."""
+        asked = {k: v for k, v in self.to_json().items() if k not in ("parallelism", "who", "why")}
         return sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

@@ -14,12 +14,15 @@ from airflow_provider_eventlog.core.errors import RecipeChangedError, RunNotPlan
 from airflow_provider_eventlog.core.offsets import OffsetRange, PlannedBatch, RunPlan, SliceRef, people
 from airflow_provider_eventlog.core.planning.generations import RECOMPUTE
 from airflow_provider_eventlog.core.protocols import GenerationState
+from airflow_provider_eventlog.core.redriving.decided import REDRIVE
 from airflow_provider_eventlog.core.requests import RunRequest
 from airflow_provider_eventlog.declare.pipeline import Pipeline
 from airflow_provider_eventlog.declare.windows import Windows
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from airflow_provider_eventlog.core.redriving.decided import Redrive
 
 # A line names so many ranges; the report has them all.
 _NAMED = 20
@@ -67,7 +70,10 @@ def plan(engine: Engine, pipeline: Pipeline, request: RunRequest, run_key: str) 
     engine.check_cancelled()
     planned = engine.ledger.run(run_key, pipeline.name) is not None
     recipes.refuse_change(engine, pipeline, bound=planned)
-    made = plan_run(engine.ledger, lambda: engine.source(pipeline.stream), pipeline, request, run_key, engine.clock())
+    chosen = redrives(engine, pipeline, request, run_key)
+    made = plan_run(
+        engine.ledger, lambda: engine.source(pipeline.stream), pipeline, request, run_key, engine.clock(), chosen
+    )
     declared.register(engine, pipeline, replay=planned)
     deciding.write_down(engine, pipeline.stream.name)
     return made
@@ -80,9 +86,26 @@ def preview(engine: Engine, pipeline: Pipeline, request: RunRequest, run_key: st
 
     check(pipeline)
     recipes.refuse_change(engine, pipeline, bound=engine.ledger.run(run_key, pipeline.name) is not None)
+    chosen = redrives(engine, pipeline, request, run_key)
     return preview_run(
-        engine.ledger, lambda: engine.source(pipeline.stream), pipeline, request, run_key, engine.clock()
+        engine.ledger, lambda: engine.source(pipeline.stream), pipeline, request, run_key, engine.clock(), chosen
     )
+
+
+def redrives(engine: Engine, pipeline: Pipeline, request: RunRequest, run_key: str) -> list[Redrive]:
+    """What a redrive runs again: chosen now, or what the run is bound to; nothing for another request.
+
+    Raises what `redriving.choosing.choose` raises.
+    """
+    if request.mode != "redrive":
+        return []
+    from airflow_provider_eventlog.core.redriving import choosing
+
+    assert request.selection is not None
+    bound = engine.ledger.run(run_key, pipeline.name)
+    if bound is None:
+        return choosing.choose(engine, pipeline, request.selection, again=request.recompute)
+    return choosing.chosen(engine, pipeline.name, bound)
 
 
 def land(engine: Engine, pipeline: Pipeline, run_key: str, group: int) -> dict[str, Any]:
@@ -98,13 +121,17 @@ def land(engine: Engine, pipeline: Pipeline, run_key: str, group: int) -> dict[s
     total, done, counts = sum(len(r.range) for r in refs), 0, []
     for ref in refs:
         engine.check_cancelled()
-        batch = bound.batch(ref.batch_id).batch
-        record = landing.land_slice(engine, pipeline.stream, bound.identity, batch, ref.range)
+        planned = bound.batch(ref.batch_id)
+        if planned.mode == REDRIVE:
+            # Its records are in the quarantine; the raw file may be gone by now.
+            continue
+        record = landing.land_slice(engine, pipeline.stream, bound.identity, planned.batch, ref.range)
         counts.append(accounting.landing_counts(record))
         losses += record.losses
         done += len(ref.range)
         engine.progress("landed offsets", done, total)
-    sealed = [p.batch.batch_id for p in bound.batches if landing.seal(engine, p.batch, bound.identity)]
+    landed = [p.batch for p in bound.batches if p.mode != REDRIVE]
+    sealed = [batch.batch_id for batch in landed if landing.seal(engine, batch, bound.identity)]
     return {
         "stage": "land",
         "group": group,
@@ -300,13 +327,14 @@ def _same_recipe(bound: RunPlan, pipeline: Pipeline) -> None:
 def _own_key(engine: Engine, pipeline: Pipeline, request: RunRequest) -> str:
     if request.mode == "since_last":
         asked = "cli/since_last/"
-    elif request.recompute:
-        asked = f"cli/recompute/{request.digest()[:24]}/"
+    elif request.recompute or request.mode == "redrive":
+        asked = f"cli/{'redrive' if request.mode == 'redrive' else 'recompute'}/{request.digest()[:24]}/"
     else:
         return f"cli/{request.digest()[:24]}"
     bound = {r.run_key for r in engine.ledger.runs(pipeline.name) if r.run_key.startswith(asked)}
     # What was computed anew is told of by decisions too, which outlive the ledger.
-    decided = {str(d.payload["run"]) for d in engine.ledger.decisions(pipeline.stream.name, RECOMPUTE)}
+    kinds = (RECOMPUTE, REDRIVE)
+    decided = {str(d.payload["run"]) for kind in kinds for d in engine.ledger.decisions(pipeline.stream.name, kind)}
     numbers = [n for key in bound | decided if (n := key.removeprefix(asked)).isdecimal()]
     newest = max(map(int, numbers), default=0)
     key = f"{asked}{newest}"

@@ -191,6 +191,20 @@ def _stops_broken(
     return found
 
 
+def count_checks(pipeline: Pipeline, rows: pa.Table) -> dict[str, dict[str, Any]]:
+    """The checks that rows of the result break, as `TransformResult.failures`; those that keep rows out left aside.
+
+    Raises CheckDefinitionError.
+    """
+    failures: dict[str, dict[str, Any]] = {}
+    with session() as connection:
+        plan = _analyze(connection, pipeline)
+        for start in range(0, rows.num_rows if plan.checks else 0, rawfile.GROUP_ROWS):
+            _show(connection, "_checked", _ROWS, rows.slice(start, rawfile.GROUP_ROWS), dict(plan.columns))
+            quality.merge(failures, quality.evaluate(connection, plan.checks, _ROWS))
+    return failures
+
+
 def part_schema(pipeline: Pipeline) -> pa.Schema:
     """The schema of a pipeline's parts, as `TransformPlan.schema`."""
     return analyze(pipeline).schema

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_eventlog.cli.main import main
 from airflow_provider_eventlog.core import gate, stages
 from airflow_provider_eventlog.core.errors import CheckFailedError
-from airflow_provider_eventlog.core.offsets import OffsetRange
+from airflow_provider_eventlog.core.offsets import OffsetRange, parse_ranges
 from airflow_provider_eventlog.core.protocols import SliceRead
+from airflow_provider_eventlog.core.redriving import dropping
 from airflow_provider_eventlog.core.requests import RunRequest
+from airflow_provider_eventlog.core.selection import Selection
 from airflow_provider_eventlog.declare import Check, DuckDB, Pipeline, Rows
 from tests.support.upkept import ENDS, ORDERS, PIPELINE, SECOND, START, TARGET, MovingLog, Upkept, shouts
 
@@ -33,6 +35,9 @@ CHECKED = FIRST.replace(
     quarantine=DuckDB(TARGET, table="u_quarantine"),
     checks=[Check("early", "_offset < 10"), Check("odd", "_offset % 3 <> 1", on_fail="quarantine")],
     max_quarantine_ratio=1.0,
+)
+REDRIVEN = CHECKED.replace(
+    checks=[CHECKED.checks[0], Check("odd", "_offset % 3 <> 1 OR _offset < 4", on_fail="quarantine")]
 )
 
 
@@ -80,6 +85,10 @@ def live(home: Path) -> LivedIn:
         held = engine.ledger.run_plan("q-by-hand", "checked").batches[0].batch.batch_id
         gate.release(engine, "checked", held, who="me", why="known")
         stages.validate(engine, CHECKED, "q-by-hand")  # validated, never loaded
+        # A record of the held batch is dropped; one of the first batch, which a corrected check lets pass, runs again.
+        dropping.drop(engine, "checked", "orders", Selection(ranges=parse_ranges("1:4-5")), who="me", why="known")
+        again = RunRequest("redrive", selection=Selection(ranges=parse_ranges("0:1-2")), who="me", why="corrected")
+        stages.run(engine, REDRIVEN, again)
         # Generation 3 of the first batch is derived in part only.
         changed = CORRECTED.replace(version="3")
         stages.plan(engine, changed, RunRequest("interval", interval=(0, 1)), "p-0")

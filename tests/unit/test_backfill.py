@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_eventlog.cli import airflow_runs
 from airflow_provider_eventlog.cli import backfill as command
 from airflow_provider_eventlog.cli.airflow_api import (
     Access,
@@ -569,11 +570,11 @@ def test_nobody_there_is_retriable() -> None:
 def test_an_outage_while_waiting_is_sat_out(fake: FakeAirflow, monkeypatch: pytest.MonkeyPatch) -> None:
     """One failed look at the runs does not end the wait; one that lasts does."""
     listed, calls = fake.listed, iter([httpx.Response(503)])
-    monkeypatch.setattr(command, "_POLL_S", 0.0)
+    monkeypatch.setattr(airflow_runs, "_POLL_S", 0.0)
     monkeypatch.setattr(fake, "listed", lambda request: next(calls, None) or listed(request))
     assert {o["state"] for o in ask(fake, many(1)).values()} == {"success"}
     monkeypatch.setattr(fake, "listed", lambda _: httpx.Response(503))
-    monkeypatch.setattr(command, "_OUTAGE_S", -1.0)
+    monkeypatch.setattr(airflow_runs, "_OUTAGE_S", -1.0)
     fake.runs.clear()
     with pytest.raises(AirflowUnavailableError):
         ask(fake, many(1))

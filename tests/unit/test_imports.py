@@ -132,6 +132,7 @@ def test_public_names_load_nothing_heavy(tmp_path: Path) -> None:
         "core.naming",
         "core.offsets",
         "core.requests",
+        "core.selection",
     }
 
 

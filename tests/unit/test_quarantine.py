@@ -218,7 +218,7 @@ def test_a_corrected_declaration_heals_a_held_batch(engine: Engine, log: ListLog
     reads = list(log.reads)
     run(engine, pipeline(max_quarantine_ratio=0, decode=Json({**FIELDS, "id": "VARCHAR"})))
     assert (loaded(tmp_path), log.reads) == ([("1",), ("2",)], reads)
-    assert quarantined.summary(engine.ledger, "p") == []
+    assert quarantined.summary(engine.ledger, engine.staging, "p") == []
 
 
 def test_the_quarantine_is_loaded_beside_where_it_is_wanted(engine: Engine, log: ListLog, tmp_path: Path) -> None:

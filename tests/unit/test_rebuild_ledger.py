@@ -27,7 +27,18 @@ from airflow_provider_eventlog.core.rebuilding.ledger import rebuild_ledger
 from airflow_provider_eventlog.core.requests import RunRequest
 from airflow_provider_eventlog.core.staging.local import LocalStaging
 from tests.support import livedin
-from tests.support.livedin import CHECKED, CORRECTED, FIRST, LivedIn, answers, asked, copied, interval, offsets
+from tests.support.livedin import (
+    CHECKED,
+    CORRECTED,
+    FIRST,
+    REDRIVEN,
+    LivedIn,
+    answers,
+    asked,
+    copied,
+    interval,
+    offsets,
+)
 from tests.support.upkept import LEDGER, STAGING, TARGET, flip, standing
 
 # What a rebuilt ledger does not have, or has of its own.
@@ -117,7 +128,7 @@ def test_rebuilt_ledger_gives_the_same_answers(
     assert before["status"]["streams"][0]["lost"] == 3
     document = rebuilt(capsys, lost)
     assert answers(capsys, lost.home) == before
-    assert document["decisions"] == {"loss": 1, "recompute": 1, "release": 1}
+    assert document["decisions"] == {"drop": 1, "loss": 1, "recompute": 1, "redrive": 1, "release": 1}
     assert document["ledger_id_from"] == "the targets"
     assert any("bound" in text for text in document["lost"])
 
@@ -142,7 +153,7 @@ def carry_on(made: LivedIn) -> list[dict[str, Any]]:
         (FIRST, interval(1), "p-1"),
         (CORRECTED, interval(0), "p-0"),
         (CORRECTED, RunRequest("since_last"), "rest"),
-        (CHECKED, RunRequest("interval", interval=interval(0).interval), "checked-0"),
+        (REDRIVEN, RunRequest("interval", interval=interval(0).interval), "checked-0"),
     ]
     told = []
     with made.engine() as engine:

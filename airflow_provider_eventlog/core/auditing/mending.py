@@ -137,10 +137,8 @@ class Mender:
         if self._dry:
             return f"would derive {part.range.people} again from raw"
         raw = next(r for r in self._engine.ledger.slices(generation.batch_id) if r.range == part.range)
-        local = retention.open_raw(self._engine, batch.plan.stream, generation.batch_id, raw)
-
         planned = PlannedBatch(batch.plan, generation.generation, "replay")
-        again = deriving.rewriter(self._engine, pipeline, planned, raw, local, part.kind)
+        again = deriving.rewriter(self._engine, pipeline, planned, raw, part.kind)
 
         def write(temporary: Path) -> None:
             again(temporary)

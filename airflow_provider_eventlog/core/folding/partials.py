@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,11 +50,18 @@ def window_plan(connection: duckdb.DuckDBPyConnection, pipeline: Pipeline, outpu
     return analyze_windows(connection, output, schema, pipeline.event_time)
 
 
-def of_slice(pipeline: Pipeline, batch: BatchPlan, raw: Path, rows: pa.Table) -> dict[str, TransformResult]:
+def of_slice(
+    pipeline: Pipeline,
+    batch: BatchPlan,
+    raw: Callable[[], Path],
+    rows: pa.Table,
+    stamps: Mapping[str, int | None],
+) -> dict[str, TransformResult]:
     """The partial results of a slice by kind of part; raises what `windows.partials.partial` raises.
 
-    raw   the slice's verified raw file
-    rows  its typed rows
+    raw     gives the slice's verified raw file
+    rows    its typed rows
+    stamps  what is known already, by kind: the one time of all rows, or None where a column tells it
 
     Their counts say of the rows what folding must know without reading them: `rows`, `oldest` and `greatest` time (ms,
     rounded down), `believed`, the greatest one that the watermark may go by, and `stamp`, the instant that all rows
@@ -68,12 +75,13 @@ def of_slice(pipeline: Pipeline, batch: BatchPlan, raw: Path, rows: pa.Table) ->
     with session(threads=1) as connection:
         for output in outputs:
             plan = window_plan(connection, pipeline, output)
-            stamp = _stamp(output, batch, raw)
+            kind = kind_of(output.name)
+            stamp = stamps[kind] if kind in stamps else _stamp(output, batch, raw)
             stamped = with_times(plan, rows, stamp)
             counts = {"rows": rows.num_rows, **_times(plan, stamped, _believed_until(pipeline, batch))}
             if stamp is not None:
                 counts["stamp"] = stamp
-            made[kind_of(output.name)] = TransformResult(partial(connection, plan, stamped), counts)
+            made[kind] = TransformResult(partial(connection, plan, stamped), counts)
     return made
 
 
@@ -99,16 +107,16 @@ def _believed_until(pipeline: Pipeline, batch: BatchPlan) -> int:
     return _ALL_TIMES if batch.to_instant is None else batch.to_instant + pipeline.stream.max_future_skew_ms
 
 
-def _stamp(output: Windows, batch: BatchPlan, raw: Path) -> int | None:
+def _stamp(output: Windows, batch: BatchPlan, raw: Callable[[], Path]) -> int | None:
     """The instant of all rows of a slice; None where a column tells each one's."""
     if output.time == "event":
         return None
-    if output.time == "ingest" and _by_broker(raw):
+    if output.time == "ingest" and _by_broker(raw()):
         return None
     if batch.to_instant is not None:
         return watermark.at_end(batch.to_instant)
     # A batch outside of the chain ends at no instant: its slices have the time of their newest record.
-    times = rawfile.read_table(raw, ["timestamp"]).column(0)
+    times = rawfile.read_table(raw(), ["timestamp"]).column(0)
     known = [int(arrow.numbers(chunk.drop_null()).max()) for chunk in times.chunks if len(chunk) > chunk.null_count]
     return max(known, default=0)
 

@@ -2,7 +2,8 @@
 
 Inputs are the recipe and the batch, whose slices are frozen. A run that recomputes has its own key in them too where
 there is a generation with equal inputs already: it gets one of its own, which its retries and clears find again and no
-other run shares. That is written down as a decision, since neither recipe nor slices tell of it afterwards.
+other run shares. A redrive has in them what its base holds and the records that are run again. Both are written down as
+decisions, since neither recipe nor slices tell of them afterwards.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from airflow_provider_eventlog.core.errors import RequestError
 from airflow_provider_eventlog.core.offsets import BatchPlan
 from airflow_provider_eventlog.core.protocols import Decision, PlanningTransaction
+from airflow_provider_eventlog.core.redriving.decided import REDRIVE, Redrive
+from airflow_provider_eventlog.core.requests import RunRequest
 from airflow_provider_eventlog.core.staging.records import digest
 
 RECOMPUTE = "recompute"
@@ -54,6 +58,39 @@ class Generations:
         number = self.tx.allocate(self.pipeline, batch.batch_id, self.recipe, wanted)
         if wanted != inputs(self.recipe, batch):
             self.tx.decide(self._decision(batch, number, wanted))
+        return number
+
+    def redrive(self, wanted: Redrive, request: RunRequest) -> int:
+        """The run's generation of a batch of which some records are run again, decided in the same transaction.
+
+        Raises RequestError if the batch was derived anew since the records were chosen.
+        """
+        batch = wanted.batch
+        made = wanted.inputs(self.recipe, self.run_key if request.recompute else None)
+        known = self.tx.allocated(self.pipeline, batch.batch_id, made)
+        if known is not None:
+            return known
+        number = self.tx.allocate(self.pipeline, batch.batch_id, self.recipe, made)
+        # The run's own generation of before, under another recipe, may lie between.
+        if number - 1 not in (wanted.base, self.bound.get(batch.batch_id)):
+            raise RequestError(
+                f"Batch {batch.batch_id} was derived again since generation {wanted.base}, from whose quarantine its "
+                f"records were chosen; nothing was planned. Ask for the redrive again."
+            )
+        payload = {"generation": number, "recipe": self.recipe, "inputs": made, "run": self.run_key}
+        self.tx.decide(
+            Decision(
+                kind=REDRIVE,
+                stream=batch.stream,
+                epoch=batch.epoch,
+                pipeline=self.pipeline,
+                batch_id=batch.batch_id,
+                who=request.who,
+                why=request.why,
+                at=self.now,
+                payload=payload | wanted.payload(),
+            )
+        )
         return number
 
     def _inputs(self, batch: BatchPlan) -> str:

@@ -27,28 +27,42 @@ from airflow_provider_eventlog.core.protocols import (
     PlanningTransaction,
     RunBinding,
 )
+from airflow_provider_eventlog.core.redriving.decided import REDRIVE, Redrive
 from airflow_provider_eventlog.core.requests import RunRequest
 from airflow_provider_eventlog.declare.pipeline import Pipeline
 
 
 def plan_run(
-    ledger: Ledger, source: Callable[[], LogSource], pipeline: Pipeline, request: RunRequest, run_key: str, now: int
+    ledger: Ledger,
+    source: Callable[[], LogSource],
+    pipeline: Pipeline,
+    request: RunRequest,
+    run_key: str,
+    now: int,
+    redrives: Sequence[Redrive] = (),
 ) -> RunPlan:
     """Bind the run to its batches, or find what it is bound to, and give each batch this recipe's generation.
 
-    `source` is called only for a run that is not bound yet: a cleared run needs no Kafka to be planned again.
+    `source` is called only for a run that is not bound yet: a cleared run needs no Kafka to be planned again, nor does
+    a redrive, whose records are in `redrives`, also when it is planned again.
     One ledger transaction decides; a failure leaves the ledger as it was. Raises the planning errors of
     `core.errors`: TopicReplacedError, FutureIntervalError, IntervalExpiredError, OffsetsLostError,
     OffsetRangeError and what the source raises.
     """
-    return _plan(ledger, source, pipeline, request, run_key, now, keep=True)
+    return _plan(ledger, source, pipeline, request, run_key, now, redrives, keep=True)
 
 
 def preview_run(
-    ledger: Ledger, source: Callable[[], LogSource], pipeline: Pipeline, request: RunRequest, run_key: str, now: int
+    ledger: Ledger,
+    source: Callable[[], LogSource],
+    pipeline: Pipeline,
+    request: RunRequest,
+    run_key: str,
+    now: int,
+    redrives: Sequence[Redrive] = (),
 ) -> RunPlan:
     """The plan that `plan_run` would make now, with nothing kept."""
-    return _plan(ledger, source, pipeline, request, run_key, now, keep=False)
+    return _plan(ledger, source, pipeline, request, run_key, now, redrives, keep=False)
 
 
 def _plan(
@@ -58,16 +72,19 @@ def _plan(
     request: RunRequest,
     run_key: str,
     now: int,
+    redrives: Sequence[Redrive],
     *,
     keep: bool,
 ) -> RunPlan:
-    known = ledger.run(run_key, pipeline.name) is not None
+    known = ledger.run(run_key, pipeline.name) is not None or request.mode == "redrive"
     observed = None if known else Observations(source(), now, pipeline.stream.max_future_skew_ms)
 
     def work(tx: PlanningTransaction) -> RunPlan:
         bound = tx.bound(run_key, pipeline.name)
         if bound is not None:
-            return _again(tx, pipeline, request, bound, now)
+            return _again(tx, pipeline, request, bound, now, redrives)
+        if request.mode == "redrive":
+            return _redrive(tx, pipeline, request, run_key, now, redrives)
         assert observed is not None
         return _first(tx, observed, pipeline, request, run_key)
 
@@ -75,7 +92,14 @@ def _plan(
     return made if observed is None else replace(made, looked=observed.looked)
 
 
-def _again(tx: PlanningTransaction, pipeline: Pipeline, request: RunRequest, bound: RunBinding, now: int) -> RunPlan:
+def _again(
+    tx: PlanningTransaction,
+    pipeline: Pipeline,
+    request: RunRequest,
+    bound: RunBinding,
+    now: int,
+    redrives: Sequence[Redrive],
+) -> RunPlan:
     """The bound batches, under the recipe of now."""
     epochs = tx.epochs()
     by_id = tx.batches_by_id(batch_id for batch_id, _, _ in bound.batches)
@@ -85,8 +109,26 @@ def _again(tx: PlanningTransaction, pipeline: Pipeline, request: RunRequest, bou
     kept = RunRequest.from_json({**bound.request, "parallelism": request.parallelism})
     before = {batch_id: generation for batch_id, generation, _ in bound.batches}
     generations = Generations(tx, pipeline.name, pipeline.recipe, bound.run_key, kept.recompute, before, now)
+    if kept.mode == "redrive":
+        return _bind(generations, epoch, pipeline, kept, chosen, bound.notes, redrives)
     _refuse_expired(generations, pipeline, [batch for batch, _ in chosen])
     return _bind(generations, epoch, pipeline, kept, chosen, bound.notes)
+
+
+def _redrive(
+    tx: PlanningTransaction,
+    pipeline: Pipeline,
+    request: RunRequest,
+    run_key: str,
+    now: int,
+    redrives: Sequence[Redrive],
+) -> RunPlan:
+    """The batches of which records are run again, from staging alone."""
+    epoch = next(e for e in tx.epochs() if e.epoch == redrives[-1].batch.epoch)
+    generations = Generations(tx, pipeline.name, pipeline.recipe, run_key, request.recompute, {}, now)
+    records, rows = sum(one.records for one in redrives), sum(one.rows for one in redrives)
+    note = f"{records:,} records with {rows:,} rows in the quarantine of {len(redrives)} batches are run again."
+    return _bind(generations, epoch, pipeline, request, [(r.batch, REDRIVE) for r in redrives], (note,), redrives)
 
 
 def _first(
@@ -124,9 +166,20 @@ def _bind(
     request: RunRequest,
     chosen: Sequence[tuple[BatchPlan, str]],
     notes: tuple[str, ...],
+    redrives: Sequence[Redrive] = (),
 ) -> RunPlan:
     run_key, recipe = generations.run_key, generations.recipe
-    planned = tuple(PlannedBatch(batch, generations.allocate(batch), mode) for batch, mode in chosen)
+    wanted = {one.batch.batch_id: one for one in redrives}
+    planned = tuple(
+        PlannedBatch(
+            batch,
+            generations.redrive(wanted[batch.batch_id], request)
+            if batch.batch_id in wanted
+            else generations.allocate(batch),
+            mode,
+        )
+        for batch, mode in chosen
+    )
     groups = pack([SliceRef(p.batch.batch_id, r) for p in planned for r in p.batch.slices], request.parallelism)
     generations.tx.bind(
         RunBinding(

@@ -18,6 +18,7 @@ from airflow_provider_eventlog.core.rebuilding import reading
 from airflow_provider_eventlog.core.rebuilding.evidence import Evidence, Problem
 from airflow_provider_eventlog.core.rebuilding.loads import Loads
 from airflow_provider_eventlog.core.rebuilding.reading import Declared, Landed
+from airflow_provider_eventlog.core.redriving.decided import REDRIVE
 from airflow_provider_eventlog.core.staging.records import digest
 from airflow_provider_eventlog.core.validating import figures_of, rows_digest
 from airflow_provider_eventlog.declare import Check, DuckDB, Pipeline, Rows, Stream
@@ -44,7 +45,7 @@ class Generations:
         self._recipes = {(one.pipeline, one.recipe): one for of in evidence.declared.values() for one in of}
         self._recomputed: dict[tuple[str, str], dict[int, Decision]] = {}
         for decision in evidence.decisions:
-            if decision.kind == RECOMPUTE and decision.pipeline and decision.batch_id:
+            if decision.kind in (RECOMPUTE, REDRIVE) and decision.pipeline and decision.batch_id:
                 of_batch = self._recomputed.setdefault((decision.pipeline, decision.batch_id), {})
                 of_batch[decision.payload["generation"]] = decision
         keys = {*evidence.commits, *self._recomputed, *(key[:2] for key in evidence.uncommitted)}
