@@ -189,6 +189,8 @@ def _show_drop(document: dict[str, Any]) -> None:
         [[b["batch_id"], b["generation"], b["records"], b["rows"]] for b in document["batches"]],
         title="dropped for good" if document["kept"] else "would be dropped (dry run)",
     )
+    if document["before"]:
+        print(f"{document['before']:,} rows were dropped before")
 
 
 def _show_export(document: dict[str, Any]) -> None:

@@ -21,7 +21,8 @@ def write_down(engine: Engine, stream: str) -> None:
     """Write the records of those decisions about a stream that have none yet, for one whose attempt was killed."""
     missing = engine.ledger.unwritten(stream)
     for decision in missing:
-        if not engine.staging.exists(paths.decision(stream, decision.kind, decision.id)):
+        # Not merely there: what a killed attempt linked may be lost with the power.
+        if engine.staging.stat(paths.decision(stream, decision.kind, decision.id)) is None:
             _publish(engine, decision)
     if missing:
         engine.ledger.written([decision.id for decision in missing])

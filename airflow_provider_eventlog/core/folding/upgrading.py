@@ -37,6 +37,9 @@ def upgrade(engine: Engine, pipeline: Pipeline, mode: str, *, who: str, why: str
     decided = next(reversed(recipes.upgrades(engine, pipeline.name, pipeline.stream.name)), None)
     if decided is not None and (decided.payload["to"], decided.payload["mode"]) == (pipeline.recipe, mode):
         payload: Mapping[str, Any] = decided.payload
+        if keep:
+            # A call that was killed may have decided without writing it down.
+            deciding.write_down(engine, pipeline.stream.name)
     else:
         payload = _payload(engine, pipeline, mode)
         if keep:

@@ -26,10 +26,14 @@ def drop(
     Files and accounting stay as they are: the rows are in the quarantine's parts, and in its table. With keep=False it
     only says what it would drop. Raises RequestError for a selection that means nothing that is there, or too many
     scattered records; nothing is changed then. A failure in the middle leaves some batches dropped, and the same call
-    again does the rest.
+    again does the rest; what was dropped before is told as `before`.
     """
+    if keep:
+        # A call that was killed may have decided without writing it down.
+        deciding.write_down(engine, stream)
     gone = decided.dropped(engine.ledger, stream, pipeline)
     found: list[tuple[Decision, int]] = []
+    before = 0
     for batch, generation in standing(engine, stream, pipeline, selection):
         if generation.state is GenerationState.PLANNED:
             continue
@@ -39,9 +43,10 @@ def drop(
             if part.kind != quarantine.KIND:
                 continue
             table = stopped(engine, part)
-            here = ~inside(table, gone.get(batch.batch_id, ()))
+            here, wanted = ~inside(table, gone.get(batch.batch_id, ())), selection.mask(table)
+            before += int(np.count_nonzero(wanted & ~here))
             partitions, offsets = (arrow.joined(table.column(name)) for name in ("_partition", "_offset"))
-            meant = here & selection.mask(table)
+            meant = here & wanted
             some = ranges_of(partitions[meant], offsets[meant])
             # A record is dropped with all of its rows.
             rows += int(np.count_nonzero(here & inside(table, some)))
@@ -55,7 +60,7 @@ def drop(
             payload = {"generation": generation.generation, "ranges": format_ranges(ranges), "rows": rows}
             made = Decision(DROP, stream, batch.epoch, pipeline, batch.batch_id, who, why, engine.clock(), payload)
             found.append((made, sum(map(len, ranges))))
-    if not found:
+    if not found and not before:
         raise RequestError(
             f"Nothing in the quarantine of pipeline {printable(pipeline, 80)} is meant ({selection}); nothing was "
             f"dropped. `eventlog quarantine list` shows what there is."
@@ -73,5 +78,6 @@ def drop(
             }
             for one, records in found
         ],
+        "before": before,
         "kept": keep,
     }

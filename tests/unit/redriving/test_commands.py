@@ -118,4 +118,5 @@ def test_dropping_is_an_act_with_a_reason(call: Call, engine: Engine) -> None:
     assert (listed["codes"], listed["dropped"]) == ({"check": 2}, 1)
     shown = [call("quarantine", "show", "--pipeline", "p", *more)[1]["rows"] for more in ((), ("--dropped",))]
     assert [[r["_offset"] for r in rows] for rows in shown] == [[1, 2], [3]]
-    assert call("quarantine", "drop", *words, "--why", "noise")[0] == 2
+    assert call("quarantine", "drop", *words, "--why", "noise")[1]["before"] == 1
+    assert call("quarantine", "drop", *words[:3], "too_deep", "--why", "noise")[0] == 2

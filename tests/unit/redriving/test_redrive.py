@@ -269,8 +269,10 @@ def test_dropped_records_stay_out(engine: Engine, log: ListLog, tmp_path: Path) 
     said = dropping.drop(engine, "p", "s", chosen, who="eve", why="test data", keep=False)
     assert (said["batches"][0]["records"], said["kept"], engine.ledger.decisions("s")) == (1, False, ())
     dropping.drop(engine, "p", "s", chosen, who="eve", why="test data")
+    again = dropping.drop(engine, "p", "s", chosen, who="eve", why="test data")
+    assert (again["batches"], again["before"]) == ([], 1)
     with pytest.raises(RequestError, match="nothing was dropped"):
-        dropping.drop(engine, "p", "s", chosen, who="eve", why="test data")
+        dropping.drop(engine, "p", "s", Selection(codes=("too_deep",)), who="eve", why="test data")
     dropping.drop(engine, "p", "s", Selection(codes=("not_json",)), who="eve", why="noise")
     assert [(d.who, d.why, d.payload["ranges"]) for d in engine.ledger.decisions("s", "drop")] == [
         ("eve", "test data", "0:1-2"), ("eve", "noise", "0:3-4"),
