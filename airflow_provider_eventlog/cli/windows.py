@@ -66,7 +66,7 @@ def register(commands: Any) -> None:
     skip.add_argument("--dry-run", action="store_true", help="print what would be skipped; changes nothing")
     add_stores(skip)
     skip.set_defaults(call=_skip, show=_show_skip)
-    resume = commands.add_parser("resume", help="fold and load now what windows can take, as the next run would")
+    resume = commands.add_parser("resume", help="load what was left validated or released, and what windows can take")
     add_pipeline(resume)
     add_stores(resume)
     resume.set_defaults(call=_resume, show=_show_resume)
@@ -132,9 +132,11 @@ def _skip(args: argparse.Namespace) -> dict[str, Any]:
 
 def _resume(args: argparse.Namespace) -> dict[str, Any]:
     from airflow_provider_eventlog.core import stages
+    from airflow_provider_eventlog.core.requests import RunRequest
 
     with _at_work(args) as (engine, pipeline):
-        return {"pipeline": pipeline.name, "windows": stages.fold(engine, pipeline)}
+        done = stages.run(engine, pipeline, RunRequest("resume", parallelism=1))["load"]
+    return {"pipeline": pipeline.name, "batches": done["batches"], "windows": done["windows"]}
 
 
 @contextmanager
@@ -193,7 +195,6 @@ def _show_skip(document: dict[str, Any]) -> None:
 def _show_resume(document: dict[str, Any]) -> None:
     from airflow_provider_eventlog.core import stages
 
+    print(f"{document['pipeline']}: {len(document['batches'])} batches that were left before loading are loaded.")
     for line in stages.windows_lines(document["windows"]):
         print(render.cell(line))
-    if not document["windows"]:
-        print(f"{document['pipeline']} has no windows.")

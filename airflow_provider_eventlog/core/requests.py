@@ -1,4 +1,4 @@
-"""What a run is asked to take: an interval, everything since the last batch, explicit offsets, or quarantined rows."""
+"""What a run is asked to take: an interval, what is new, explicit offsets, quarantined rows, or what was left."""
 
 from __future__ import annotations
 
@@ -12,15 +12,43 @@ from airflow_provider_eventlog.core.errors import RequestError
 from airflow_provider_eventlog.core.offsets import OffsetRange, format_ranges, parse_ranges
 from airflow_provider_eventlog.core.selection import Selection
 
-MODES = ("interval", "since_last", "offsets", "redrive")
+MODES = ("interval", "since_last", "offsets", "redrive", "resume")
 GAPS = ("absorb", "hole")
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What somebody decides by a run, before it goes on with what that lets pass.
+
+    kind      "release" of a held batch, or "skip": windows wait no more for a batch, or for a hole
+    batch_id  the batch
+    hole      for skip without a batch: where the hole begins, in milliseconds since 1970 UTC
+
+    Raises RequestError for a combination that has no meaning.
+    """
+
+    kind: str
+    batch_id: str | None = None
+    hole: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("release", "skip"):
+            raise RequestError(f"The act {self.kind!r} is neither release nor skip.")
+        if (self.batch_id is None) == (self.hole is None) or (self.kind == "release" and self.batch_id is None):
+            what = "a batch" if self.kind == "release" else "either a batch or the instant at which a hole begins"
+            raise RequestError(f"To {self.kind}, name {what}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """The act as JSON values; `Act(**value)` reads it back."""
+        return {"kind": self.kind, "batch_id": self.batch_id, "hole": self.hole}
 
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
     """A run's request.
 
-    mode         interval, since_last, offsets or redrive
+    mode         interval, since_last, offsets, redrive, or resume: no new offsets, but what was left validated or
+                 held and released, and what windows can take
     interval     [start, end) in milliseconds since 1970 UTC, for mode interval
     ranges       the explicit offsets, for mode offsets
     gap          where the interval's start has no cut but an older one exists: "absorb" starts at the newest
@@ -33,7 +61,8 @@ class RunRequest:
                  transforms that read more than their input; not for mode since_last, which takes what has none yet.
                  With mode redrive also rows that the recipe of now has stopped already
     selection    which quarantined rows are run again, for mode redrive
-    who, why     who asks for a redrive and what for; kept with the decision, not part of what is asked
+    act          what is decided before a run of mode resume goes on
+    who, why     who asks for a redrive or an act and what for; kept with the decision, not part of what is asked
 
     Raises RequestError for a combination that has no meaning.
     """
@@ -48,6 +77,7 @@ class RunRequest:
     epoch: int | None = None
     recompute: bool = False
     selection: Selection | None = None
+    act: Act | None = None
     who: str = ""
     why: str = ""
 
@@ -62,8 +92,11 @@ class RunRequest:
             raise RequestError(f"Mode {self.mode} {'needs' if self.mode == 'offsets' else 'takes no'} offset ranges.")
         if (self.selection is None) == (self.mode == "redrive"):
             raise RequestError(f"Mode {self.mode} {'needs' if self.mode == 'redrive' else 'takes no'} selection.")
-        if self.mode == "redrive" and not (self.who and self.why):
-            raise RequestError("A redrive needs to be told who asks for it and why; both are kept with the decision.")
+        if self.act is not None and self.mode != "resume":
+            raise RequestError(f"Mode {self.mode} takes no act.")
+        if (self.act or self.selection) and not (self.who and self.why.strip()):
+            named = self.act.kind if self.act else "redrive"
+            raise RequestError(f"A {named} needs to be told who asks for it and why; both are kept with the decision.")
         if self.interval is not None and not 0 <= self.interval[0] < self.interval[1]:
             raise RequestError(
                 f"The interval {self.interval[0]} to {self.interval[1]} is empty or reversed; its start must lie "
@@ -73,10 +106,10 @@ class RunRequest:
             raise RequestError(f"parallelism={self.parallelism} must be between 1 and 512.")
         if self.epoch is not None and (self.mode != "offsets" or self.epoch < 1):
             raise RequestError(f"epoch={self.epoch} goes with mode offsets and is counted from 1.")
-        if self.recompute and self.mode == "since_last":
+        if self.recompute and self.mode in ("since_last", "resume"):
             raise RequestError(
-                "recompute has no meaning for what came since the last batch: nothing of it was computed yet. Name the "
-                "interval or the offsets to compute anew."
+                f"recompute has no meaning for mode {self.mode}: nothing of it was computed yet. Name the interval or "
+                f"the offsets to compute anew."
             )
         if self.max_batches is not None and self.max_batches < 1:
             raise RequestError(f"max_batches={self.max_batches} must be at least 1.")
@@ -93,7 +126,9 @@ class RunRequest:
             "parallelism": self.parallelism,
             "epoch": self.epoch,
             "recompute": self.recompute,
-            **({"selection": self.selection.to_json(), "who": self.who, "why": self.why} if self.selection else {}),
+            **({"selection": self.selection.to_json()} if self.selection else {}),
+            **({"act": self.act.to_json()} if self.act else {}),
+            **({"who": self.who, "why": self.why} if self.selection or self.act else {}),
         }
 
     @classmethod
@@ -111,6 +146,7 @@ class RunRequest:
             epoch=value.get("epoch"),
             recompute=value.get("recompute", False),
             selection=Selection.from_json(value["selection"]) if value.get("selection") else None,
+            act=Act(**value["act"]) if value.get("act") else None,
             who=value.get("who", ""),
             why=value.get("why", ""),
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.errors import RecipeChangedError, RunNotPlannedError
-from airflow_provider_eventlog.core.offsets import OffsetRange, PlannedBatch, RunPlan, SliceRef, people
+from airflow_provider_eventlog.core.offsets import BatchPlan, OffsetRange, PlannedBatch, RunPlan, SliceRef, people
 from airflow_provider_eventlog.core.planning.generations import RECOMPUTE
 from airflow_provider_eventlog.core.protocols import GenerationState
 from airflow_provider_eventlog.core.redriving.decided import REDRIVE
@@ -71,8 +71,14 @@ def plan(engine: Engine, pipeline: Pipeline, request: RunRequest, run_key: str) 
     planned = engine.ledger.run(run_key, pipeline.name) is not None
     recipes.refuse_change(engine, pipeline, bound=planned)
     chosen = redrives(engine, pipeline, request, run_key)
+    left: list[tuple[BatchPlan, int]] = []
+    if request.mode == "resume" and not planned:
+        from airflow_provider_eventlog.core import resuming
+
+        resuming.decide(engine, pipeline, request)
+        left = resuming.left(engine, pipeline)
     made = plan_run(
-        engine.ledger, lambda: engine.source(pipeline.stream), pipeline, request, run_key, engine.clock(), chosen
+        engine.ledger, lambda: engine.source(pipeline.stream), pipeline, request, run_key, engine.clock(), chosen, left
     )
     declared.register(engine, pipeline, replay=planned)
     deciding.write_down(engine, pipeline.stream.name)
@@ -87,8 +93,13 @@ def preview(engine: Engine, pipeline: Pipeline, request: RunRequest, run_key: st
     check(pipeline)
     recipes.refuse_change(engine, pipeline, bound=engine.ledger.run(run_key, pipeline.name) is not None)
     chosen = redrives(engine, pipeline, request, run_key)
+    left: list[tuple[BatchPlan, int]] = []
+    if request.mode == "resume":
+        from airflow_provider_eventlog.core import resuming
+
+        left = resuming.left(engine, pipeline)
     return preview_run(
-        engine.ledger, lambda: engine.source(pipeline.stream), pipeline, request, run_key, engine.clock(), chosen
+        engine.ledger, lambda: engine.source(pipeline.stream), pipeline, request, run_key, engine.clock(), chosen, left
     )
 
 
@@ -325,8 +336,8 @@ def _same_recipe(bound: RunPlan, pipeline: Pipeline) -> None:
 
 
 def _own_key(engine: Engine, pipeline: Pipeline, request: RunRequest) -> str:
-    if request.mode == "since_last":
-        asked = "cli/since_last/"
+    if request.mode in ("since_last", "resume"):
+        asked = f"cli/{request.mode}/"
     elif request.recompute or request.mode == "redrive":
         asked = f"cli/{'redrive' if request.mode == 'redrive' else 'recompute'}/{request.digest()[:24]}/"
     else:

@@ -14,9 +14,13 @@ from airflow_provider_eventlog.operators.land import LandSlicesOperator
 from airflow_provider_eventlog.operators.load import LoadBatchOperator
 from airflow_provider_eventlog.operators.plan import PlanBatchOperator
 from airflow_provider_eventlog.operators.request import (
+    BATCH,
+    CHECKS,
+    CODES,
     FROM,
     OFFSETS,
     PIPELINE,
+    REASON,
     RECOMPUTE,
     TO,
     WHAT,
@@ -47,9 +51,9 @@ def eventlog_batch(
     parallelism, gap, read, max_batches_per_run   as PlanBatchOperator has them
     group_id             default: the pipeline's name, dots as underscores
 
-    Adds the Dag params `eventlog_what`, `eventlog_offsets`, `eventlog_from`, `eventlog_to` and `eventlog_recompute` to
-    the DAG, and `eventlog_pipeline` where it holds several pipelines; they steer manual runs and show in the trigger
-    form.
+    Adds the Dag params `eventlog_what`, `eventlog_offsets`, `eventlog_from`, `eventlog_to`, `eventlog_recompute`,
+    `eventlog_batch`, `eventlog_codes`, `eventlog_checks` and `eventlog_reason` to the DAG, and `eventlog_pipeline`
+    where it holds several pipelines; they steer manual runs and show in the trigger form.
     Returns the task group. Raises DeclarationError outside of a DAG, and for malformed arguments.
     """
     checked_pipeline("eventlog_batch", pipeline)
@@ -107,6 +111,7 @@ def add_params(dag: DAG) -> None:
 
 def _params() -> dict[str, Param]:
     time: dict[str, Any] = {"type": ["null", "string"], "format": "date-time", "section": _SECTION}
+    text: dict[str, Any] = {"type": ["null", "string"], "section": _SECTION}
     return {
         WHAT: Param(
             "auto",
@@ -116,7 +121,9 @@ def _params() -> dict[str, Param]:
             section=_SECTION,
             description=(
                 "Manual runs only; scheduled and back-fill runs take their interval. auto and since_last: everything "
-                "since the last batch. interval: from and to. offsets: exactly the offsets named."
+                "since the last batch. interval: from and to. offsets: exactly the offsets named. redrive: quarantined "
+                "records again. release: a held batch. skip: windows wait no more for a batch, or a hole. resume: what "
+                "was left validated or released, and what windows can take."
             ),
         ),
         OFFSETS: Param(
@@ -127,10 +134,16 @@ def _params() -> dict[str, Param]:
             section=_SECTION,
             description=(
                 "For what=offsets: partition:start-end, comma separated, the end not included; 0:100-200,1:0-50. "
-                "Offsets that a batch has already are replayed with it, never doubled."
+                "Offsets that a batch has already are replayed with it, never doubled. For what=redrive: only the "
+                "quarantined records at these."
             ),
         ),
-        FROM: Param(None, title="From", description="For what=interval: its start, by record timestamp.", **time),
+        FROM: Param(
+            None,
+            title="From",
+            description="For what=interval: its start, by record timestamp. For what=skip: where the hole begins.",
+            **time,
+        ),
         TO: Param(None, title="To", description="For what=interval: its end, not included.", **time),
         RECOMPUTE: Param(
             False,
@@ -138,8 +151,24 @@ def _params() -> dict[str, Param]:
             title="Recompute",
             section=_SECTION,
             description=(
-                "For what=interval and offsets: derive again from staging and load as a new generation, also where "
-                "transform and raw data are unchanged. For transforms that read more than the batch."
+                "For what=interval, offsets and redrive: derive again from staging and load as a new generation, also "
+                "where transform and raw data are unchanged. For transforms that read more than the batch."
             ),
+        ),
+        BATCH: Param(
+            None,
+            title="Batch",
+            description="For what=release and skip: the batch. For what=redrive: only its records.",
+            **text,
+        ),
+        CODES: Param(None, title="Codes", description="For what=redrive: only stopped for these, with commas.", **text),
+        CHECKS: Param(
+            None, title="Checks", description="For what=redrive: only stopped by these, with commas.", **text
+        ),
+        REASON: Param(
+            None,
+            title="Reason",
+            description="For what=redrive, release and skip: why; kept with the decision and your name.",
+            **text,
         ),
     }

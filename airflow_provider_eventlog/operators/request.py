@@ -1,4 +1,4 @@
-"""From a DAG run to what it asks for: interval, since the last batch, or explicit offsets."""
+"""From a DAG run to what it asks for: interval, what is new, explicit offsets, or a decision and what it lets pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow_provider_eventlog.core.errors import DeclarationError, RequestError
 from airflow_provider_eventlog.core.naming import printable
 from airflow_provider_eventlog.core.offsets import parse_ranges
-from airflow_provider_eventlog.core.requests import GAPS, RunRequest
+from airflow_provider_eventlog.core.requests import GAPS, Act, RunRequest
+from airflow_provider_eventlog.core.selection import Selection
 from airflow_provider_eventlog.declare.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -27,7 +28,31 @@ WHAT, OFFSETS, FROM, TO, RECOMPUTE, PIPELINE = (
     "eventlog_recompute",
     "eventlog_pipeline",
 )
-WHATS = ("auto", "since_last", "interval", "offsets")
+BATCH, CODES, CHECKS, REASON = "eventlog_batch", "eventlog_codes", "eventlog_checks", "eventlog_reason"
+
+
+@dataclass(frozen=True, slots=True)
+class What:
+    """What a manual run may be told to do: which params it needs, and which it reads besides.
+
+    one_of  of these exactly one is needed
+    """
+
+    needs: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    one_of: tuple[str, ...] = ()
+
+
+WHATS: Mapping[str, What] = {
+    "auto": What(),
+    "since_last": What(),
+    "interval": What((FROM, TO), (RECOMPUTE,)),
+    "offsets": What((OFFSETS,), (RECOMPUTE,)),
+    "redrive": What((REASON,), (BATCH, CODES, CHECKS, OFFSETS, RECOMPUTE)),
+    "release": What((BATCH, REASON)),
+    "skip": What((REASON,), one_of=(BATCH, FROM)),
+    "resume": What(),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +87,8 @@ class Planning:
         Scheduled and native back-fill runs take their data interval (scheduled ones, with read="since_last", what
         came since the last batch), whatever the params say. Every other run goes by the Dag params: `eventlog_what`
         auto or since_last, interval with `eventlog_from` and `eventlog_to`, offsets with `eventlog_offsets`; the
-        last two with `eventlog_recompute` for new generations of what was computed already.
+        last two with `eventlog_recompute` for new generations of what was computed already. redrive, release and skip
+        are decided in the name of the user who made the run, for `eventlog_reason`; resume goes on with what was left.
         Raises RequestError; AirflowSkipException if `eventlog_pipeline` names another pipeline.
         """
         kind = _text(getattr(context["dag_run"], "run_type", None)) or "manual"
@@ -78,43 +104,27 @@ class Planning:
         if only and only != pipeline.name:
             raise AirflowSkipException(f"{PIPELINE}={only}: this run leaves pipeline {pipeline.name} out.")
         what = params.get(WHAT) or "auto"
-        needed = {"interval": (FROM, TO), "offsets": (OFFSETS,)}.get(what, ())
-        if what not in WHATS:
-            raise RequestError(f"{WHAT}={printable(what)} is not one of {', '.join(WHATS)}.")
-        for name in needed:
-            if not params.get(name):
-                raise RequestError(f"{WHAT}={what} needs {name}; give it as a Dag param of the run.")
-        for name in (OFFSETS, FROM, TO):
-            if params.get(name) and name not in needed:
-                raise RequestError(
-                    f"{name} is given, but {WHAT} is {what}, which does not read it. Nothing was planned."
-                )
+        _refuse_params(what, params)
         recompute = params.get(RECOMPUTE) or False
-        if not isinstance(recompute, bool):
-            raise RequestError(f"{RECOMPUTE}={printable(recompute, 60)} must be true or false.")
-        if recompute and not needed:
-            raise RequestError(
-                f"{RECOMPUTE} is given, but {WHAT} is {what}, which takes what was not computed yet; use it with "
-                f"interval or offsets. Nothing was planned."
-            )
-        if what == "offsets":
+        if what == "offsets" or params.get(OFFSETS) or params.get(BATCH):
             _refuse_ambiguous(context, only)
-            return RunRequest(
-                mode="offsets",
-                ranges=parse_ranges(str(params[OFFSETS])),
-                gap=self._gap(context),
-                parallelism=self.parallelism,
-                recompute=recompute,
-            )
+        common: dict[str, Any] = {"parallelism": self.parallelism, "gap": self._gap(context)}
+        if what == "offsets":
+            ranges = parse_ranges(str(params[OFFSETS]))
+            return RunRequest(mode="offsets", ranges=ranges, recompute=recompute, **common)
         if what == "interval":
-            return RunRequest(
-                mode="interval",
-                interval=_ordered(_instant(FROM, params[FROM]), _instant(TO, params[TO])),
-                gap=self._gap(context),
-                parallelism=self.parallelism,
-                recompute=recompute,
-            )
-        return self._since_last()
+            interval = _ordered(_instant(FROM, params[FROM]), _instant(TO, params[TO]))
+            return RunRequest(mode="interval", interval=interval, recompute=recompute, **common)
+        if what in ("auto", "since_last"):
+            return self._since_last()
+        told: dict[str, Any] = {"who": _user(context), "why": str(params.get(REASON) or "")}
+        if what == "redrive":
+            return RunRequest(mode="redrive", selection=_selection(params), recompute=recompute, **told, **common)
+        act = None
+        if what != "resume":
+            hole = _instant(FROM, params[FROM]) if params.get(FROM) else None
+            act = Act(what, str(params[BATCH]).strip() if params.get(BATCH) else None, hole)
+        return RunRequest(mode="resume", act=act, **told, **common)
 
     def _since_last(self) -> RunRequest:
         return RunRequest(mode="since_last", max_batches=self.max_batches_per_run, parallelism=self.parallelism)
@@ -147,6 +157,45 @@ class Planning:
         return self.gap or ("hole" if getattr(context.get("dag"), "catchup", False) else "absorb")
 
 
+def _refuse_params(what: object, params: Mapping[str, Any]) -> None:
+    """Raise RequestError for a word that means nothing, and for params that are missing or not read."""
+    if not isinstance(what, str) or what not in WHATS:
+        raise RequestError(f"{WHAT}={printable(what)} is not one of {', '.join(WHATS)}.")
+    wanted = WHATS[what]
+    for name in wanted.needs:
+        if not str(params.get(name) or "").strip():
+            raise RequestError(f"{WHAT}={what} needs {name}; give it as a Dag param of the run.")
+    if wanted.one_of and sum(bool(params.get(name)) for name in wanted.one_of) != 1:
+        raise RequestError(f"{WHAT}={what} needs exactly one of {' and '.join(wanted.one_of)}; nothing was planned.")
+    read = {*wanted.needs, *wanted.reads, *wanted.one_of}
+    for name in (OFFSETS, FROM, TO, BATCH, CODES, CHECKS, REASON):
+        if params.get(name) and name not in read:
+            raise RequestError(f"{name} is given, but {WHAT} is {what}, which does not read it. Nothing was planned.")
+    recompute = params.get(RECOMPUTE) or False
+    if not isinstance(recompute, bool):
+        raise RequestError(f"{RECOMPUTE}={printable(recompute, 60)} must be true or false.")
+    if recompute and RECOMPUTE not in read:
+        users = [name for name, one in WHATS.items() if RECOMPUTE in one.reads]
+        raise RequestError(
+            f"{RECOMPUTE} is given, but {WHAT} is {what}, which takes what was not computed yet; use it with "
+            f"{', '.join(users)}. Nothing was planned."
+        )
+
+
+def _selection(params: Mapping[str, Any]) -> Selection:
+    """Which quarantined rows the params mean."""
+    batch = str(params[BATCH]).strip() if params.get(BATCH) else None
+    ranges = parse_ranges(str(params[OFFSETS])) if params.get(OFFSETS) else ()
+    codes, checks = ([w for w in str(params.get(n) or "").replace(",", " ").split() if w] for n in (CODES, CHECKS))
+    return Selection(batch, tuple(codes), tuple(checks), ranges)
+
+
+def _user(context: Context) -> str:
+    """Who made the run, as Airflow knows them; for one that nobody made by hand, the run itself."""
+    run = context["dag_run"]
+    return str(getattr(run, "triggering_user_name", None) or f"run {run.run_id}")
+
+
 def pipelines_of(tasks: Iterable[Any]) -> list[Pipeline]:
     """The pipelines that these tasks plan, in order of their names."""
     found = {t.pipeline.name: t.pipeline for t in tasks if isinstance(getattr(t, "planning", None), Planning)}
@@ -158,8 +207,8 @@ def _refuse_ambiguous(context: Context, only: object) -> None:
     streams = {p.stream.name for p in pipelines_of(dag.tasks)} if dag is not None and not only else set()
     if len(streams) > 1:
         raise RequestError(
-            f"This DAG reads several streams ({', '.join(sorted(streams))}) and offsets belong to one; name the "
-            f"pipeline with {PIPELINE}."
+            f"This DAG reads several streams ({', '.join(sorted(streams))}) and offsets and batches belong to one; "
+            f"name the pipeline with {PIPELINE}."
         )
 
 

@@ -114,9 +114,12 @@ def test_params_of_the_trigger_form() -> None:
     made.validate()
     schemas = {name: made.params.get_param(name).schema for name in made.params}
     assert set(schemas) == {
-        "eventlog_what", "eventlog_offsets", "eventlog_from", "eventlog_to", "eventlog_recompute"
+        "eventlog_what", "eventlog_offsets", "eventlog_from", "eventlog_to", "eventlog_recompute", "eventlog_batch",
+        "eventlog_codes", "eventlog_checks", "eventlog_reason",
     }  # fmt: skip
-    assert schemas["eventlog_what"]["enum"] == ["auto", "since_last", "interval", "offsets"]
+    assert schemas["eventlog_what"]["enum"] == [
+        "auto", "since_last", "interval", "offsets", "redrive", "release", "skip", "resume",
+    ]  # fmt: skip
     assert {schemas[f"eventlog_{n}"]["format"] for n in ("from", "to")} == {"date-time"}
     assert all(made.params.get_param(name).description for name in made.params)
     assert made.params.dump() == {
@@ -125,6 +128,10 @@ def test_params_of_the_trigger_form() -> None:
         "eventlog_from": None,
         "eventlog_to": None,
         "eventlog_recompute": False,
+        "eventlog_batch": None,
+        "eventlog_codes": None,
+        "eventlog_checks": None,
+        "eventlog_reason": None,
     }
 
 

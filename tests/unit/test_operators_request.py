@@ -11,7 +11,8 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_provider_eventlog.core.errors import DeclarationError, RequestError
 from airflow_provider_eventlog.core.offsets import OffsetRange
-from airflow_provider_eventlog.core.requests import RunRequest
+from airflow_provider_eventlog.core.requests import Act, RunRequest
+from airflow_provider_eventlog.core.selection import Selection
 from airflow_provider_eventlog.declare import DuckDB, Pipeline, Rows, Stream
 from airflow_provider_eventlog.operators.request import Planning
 
@@ -38,8 +39,9 @@ def context(
     **params: Any,
 ) -> Any:
     run = SimpleNamespace(
-        dag_id="d", run_id="r", run_type=kind, data_interval_start=start, data_interval_end=end, conf={}
-    )
+        dag_id="d", run_id="r", run_type=kind, data_interval_start=start, data_interval_end=end, conf={},
+        triggering_user_name="eve" if kind == "manual" else None,
+    )  # fmt: skip
     dag = SimpleNamespace(catchup=catchup, start_date=start_date, tasks=tasks)
     return {"dag_run": run, "dag": dag, "params": {f"eventlog_{k}": v for k, v in params.items()}}
 
@@ -69,6 +71,32 @@ TABLE = [
         Planning(gap="hole"),
         RunRequest(mode="interval", interval=(ms(T0), ms(T0 + HOUR)), gap="hole"),
     ),
+    (
+        context("manual", what="redrive", reason="mended", codes="not_json, too_deep", checks="small", offsets="0:1-3"),
+        Planning(),
+        RunRequest(
+            "redrive",
+            selection=Selection(None, ("not_json", "too_deep"), ("small",), (OffsetRange(0, 1, 3),)),
+            who="eve",
+            why="mended",
+        ),
+    ),
+    (
+        context("manual", what="redrive", reason="again", batch=" b1 ", recompute=True),
+        Planning(),
+        RunRequest("redrive", selection=Selection("b1"), recompute=True, who="eve", why="again"),
+    ),
+    (
+        context("manual", what="release", reason="known", batch="b1"),
+        Planning(),
+        RunRequest("resume", act=Act("release", "b1"), who="eve", why="known"),
+    ),
+    (
+        context("manual", what="skip", reason="lost", **{"from": "2026-01-01T00:00:00"}),
+        Planning(),
+        RunRequest("resume", act=Act("skip", hole=ms(T0)), who="eve", why="lost"),
+    ),
+    (context("manual", what="resume"), Planning(), RunRequest("resume", who="eve")),
 ]
 
 
@@ -114,6 +142,12 @@ def test_first_interval_of_the_schedule(start: datetime, start_date: datetime | 
         (context("manual", what="interval", to="2026-01-01T00:00:00Z"), "needs eventlog_from"),
         (context("manual", offsets="0:0-1"), "eventlog_offsets is given, but eventlog_what is auto"),
         (context("manual", what="offsets", offsets="0:9-1"), "starts after its end"),
+        (context("manual", what="redrive"), "needs eventlog_reason"),
+        (context("manual", what="redrive", reason=" "), "needs eventlog_reason"),
+        (context("manual", what="release", reason="known"), "needs eventlog_batch"),
+        (context("manual", what="skip", reason="known"), "exactly one of eventlog_batch and eventlog_from"),
+        (context("manual", what="resume", batch="b"), "eventlog_batch is given, but eventlog_what is resume"),
+        (context("manual", what="release", batch="b", reason="r", recompute=True), "use it with interval, offsets, re"),
         (context("manual", what="interval", **{"from": "yesterday", "to": "2026"}), "ISO 8601"),
         (
             context("manual", what="interval", **{"from": "2026-01-02T00:00:00Z", "to": "2026-01-01T00:00:00Z"}),

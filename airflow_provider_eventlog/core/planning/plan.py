@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from airflow_provider_eventlog.core import retention
-from airflow_provider_eventlog.core.errors import TopicReplacedError
+from airflow_provider_eventlog.core.errors import RequestError, TopicReplacedError
 from airflow_provider_eventlog.core.offsets import (
     BatchPlan,
     PlannedBatch,
@@ -40,16 +40,18 @@ def plan_run(
     run_key: str,
     now: int,
     redrives: Sequence[Redrive] = (),
+    left: Sequence[tuple[BatchPlan, int]] = (),
 ) -> RunPlan:
     """Bind the run to its batches, or find what it is bound to, and give each batch this recipe's generation.
 
     `source` is called only for a run that is not bound yet: a cleared run needs no Kafka to be planned again, nor does
-    a redrive, whose records are in `redrives`, also when it is planned again.
+    a redrive, whose records are in `redrives`, also when it is planned again, nor a run of mode resume, whose
+    generations are in `left`.
     One ledger transaction decides; a failure leaves the ledger as it was. Raises the planning errors of
     `core.errors`: TopicReplacedError, FutureIntervalError, IntervalExpiredError, OffsetsLostError,
     OffsetRangeError and what the source raises.
     """
-    return _plan(ledger, source, pipeline, request, run_key, now, redrives, keep=True)
+    return _plan(ledger, source, pipeline, request, run_key, now, redrives, left, keep=True)
 
 
 def preview_run(
@@ -60,9 +62,10 @@ def preview_run(
     run_key: str,
     now: int,
     redrives: Sequence[Redrive] = (),
+    left: Sequence[tuple[BatchPlan, int]] = (),
 ) -> RunPlan:
     """The plan that `plan_run` would make now, with nothing kept."""
-    return _plan(ledger, source, pipeline, request, run_key, now, redrives, keep=False)
+    return _plan(ledger, source, pipeline, request, run_key, now, redrives, left, keep=False)
 
 
 def _plan(
@@ -73,10 +76,11 @@ def _plan(
     run_key: str,
     now: int,
     redrives: Sequence[Redrive],
+    left: Sequence[tuple[BatchPlan, int]],
     *,
     keep: bool,
 ) -> RunPlan:
-    known = ledger.run(run_key, pipeline.name) is not None or request.mode == "redrive"
+    known = ledger.run(run_key, pipeline.name) is not None or request.mode in ("redrive", "resume")
     observed = None if known else Observations(source(), now, pipeline.stream.max_future_skew_ms)
 
     def work(tx: PlanningTransaction) -> RunPlan:
@@ -85,6 +89,8 @@ def _plan(
             return _again(tx, pipeline, request, bound, now, redrives)
         if request.mode == "redrive":
             return _redrive(tx, pipeline, request, run_key, now, redrives)
+        if request.mode == "resume":
+            return _resume(tx, pipeline, request, run_key, now, left)
         assert observed is not None
         return _first(tx, observed, pipeline, request, run_key)
 
@@ -109,6 +115,8 @@ def _again(
     kept = RunRequest.from_json({**bound.request, "parallelism": request.parallelism})
     before = {batch_id: generation for batch_id, generation, _ in bound.batches}
     generations = Generations(tx, pipeline.name, pipeline.recipe, bound.run_key, kept.recompute, before, now)
+    if kept.mode == "resume":
+        return _bind(generations, epoch, pipeline, kept, chosen, bound.notes, fixed=before)
     if kept.mode == "redrive":
         return _bind(generations, epoch, pipeline, kept, chosen, bound.notes, redrives)
     _refuse_expired(generations, pipeline, [batch for batch, _ in chosen])
@@ -129,6 +137,26 @@ def _redrive(
     records, rows = sum(one.records for one in redrives), sum(one.rows for one in redrives)
     note = f"{records:,} records with {rows:,} rows in the quarantine of {len(redrives)} batches are run again."
     return _bind(generations, epoch, pipeline, request, [(r.batch, REDRIVE) for r in redrives], (note,), redrives)
+
+
+def _resume(
+    tx: PlanningTransaction,
+    pipeline: Pipeline,
+    request: RunRequest,
+    run_key: str,
+    now: int,
+    left: Sequence[tuple[BatchPlan, int]],
+) -> RunPlan:
+    """Generations that were left validated, or held and released; the windows take what they can by themselves."""
+    epochs = tx.epochs()
+    if not epochs:
+        raise RequestError(f"Stream {pipeline.stream.name!r} was never planned: there is nothing to go on with.")
+    generations = Generations(tx, pipeline.name, pipeline.recipe, run_key, False, {}, now)
+    note = f"{len(left)} batches that were left before loading are loaded; windows take what they can."
+    fixed = {batch.batch_id: number for batch, number in left}
+    return _bind(
+        generations, epochs[-1], pipeline, request, [(batch, "replay") for batch, _ in left], (note,), fixed=fixed
+    )
 
 
 def _first(
@@ -167,19 +195,19 @@ def _bind(
     chosen: Sequence[tuple[BatchPlan, str]],
     notes: tuple[str, ...],
     redrives: Sequence[Redrive] = (),
+    fixed: Mapping[str, int] | None = None,
 ) -> RunPlan:
     run_key, recipe = generations.run_key, generations.recipe
     wanted = {one.batch.batch_id: one for one in redrives}
-    planned = tuple(
-        PlannedBatch(
-            batch,
-            generations.redrive(wanted[batch.batch_id], request)
-            if batch.batch_id in wanted
-            else generations.allocate(batch),
-            mode,
-        )
-        for batch, mode in chosen
-    )
+
+    def number(batch: BatchPlan) -> int:
+        if fixed is not None:
+            return fixed[batch.batch_id]
+        if batch.batch_id in wanted:
+            return generations.redrive(wanted[batch.batch_id], request)
+        return generations.allocate(batch)
+
+    planned = tuple(PlannedBatch(batch, number(batch), mode) for batch, mode in chosen)
     groups = pack([SliceRef(p.batch.batch_id, r) for p in planned for r in p.batch.slices], request.parallelism)
     generations.tx.bind(
         RunBinding(
