@@ -28,7 +28,11 @@ def register(commands: Any) -> None:
     fsck = commands.add_parser(
         "fsck", help="prove that everything that was promised is there; say how to mend the rest"
     )
-    fsck.add_argument("--deep", action="store_true", help="recompute the digests of all rows too")
+    fsck.add_argument(
+        "--deep",
+        action="store_true",
+        help="recompute the digests of all rows too, and hold tables of windows against their change-sets",
+    )
     fsck.add_argument("--repair", action="store_true", help="mend what is damaged and can be made again")
     fsck.add_argument(
         "--restore",

@@ -126,12 +126,24 @@ class Folds:
         output = self._outputs.get((str(name.pipeline), str(name.output)))
         if output is None or name.log is None or name.n is None:
             return False
-        key = (*output, name.log)
+        named = self._of_log((*output, name.log)).get(name.n)
+        return named is not None and file.path not in named
+
+    def known(self, name: StagedName) -> bool:
+        """Whether the ledger has the log (number 0) or the fold of a record; asked again before it says no."""
+        output = self._outputs.get((str(name.pipeline), str(name.output)))
+        if output is None or name.log is None or name.n is None:
+            return False
+        ledger, key = self.engine.ledger, (*output, name.log)
+        if name.n == 0:
+            return any(log.log == name.log for log in ledger.fold_logs(*output))
+        return name.n in self._of_log(key) or any(fold.n == name.n for fold in ledger.folds(*key, name.n - 1))
+
+    def _of_log(self, key: tuple[str, str, int]) -> Mapping[int, frozenset[str]]:
         if key not in self._named:
             folds = self.engine.ledger.folds(*key)
             self._named[key] = {f.n: frozenset(one.path for one, _ in f.files.values()) for f in folds}
-        named = self._named[key].get(name.n)
-        return named is not None and file.path not in named
+        return self._named[key]
 
 
 @dataclass

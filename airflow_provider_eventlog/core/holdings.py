@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from airflow_provider_eventlog.core.offsets import BatchPlan, Cut, OffsetRange
 from airflow_provider_eventlog.core.protocols import (
@@ -40,6 +41,40 @@ class TargetContents:
 
     loads: tuple[tuple[str, LoadedBatch], ...]
     rows: Mapping[str | None, int]
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Number of a change-set, the files of its upserts, the files of its deletes.
+Changes = tuple[int, Sequence[Path], Sequence[Path]]
+
+
+@dataclass(frozen=True, slots=True)
+class AddedUp:
+    """A table of windows as its change-sets give it.
+
+    at       (log, n) of the last of them
+    changes  all of them in order; asked for one by one, before the table is looked at
+    schema, key  the table's columns, and those of them that tell its rows apart
+    """
+
+    at: tuple[int, int]
+    changes: Iterable[Changes]
+    schema: pa.Schema
+    key: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Differing:
+    """How a table of windows differs from what its change-sets add up to.
+
+    keys   how many keys differ
+    first  the first ones in order: "changed", "missing" or "not ours", and the key's values as text
+    """
+
+    keys: int
+    first: tuple[tuple[str, tuple[str | None, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)

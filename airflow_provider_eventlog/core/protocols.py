@@ -38,7 +38,7 @@ from airflow_provider_eventlog.core.values import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from airflow_provider_eventlog.core.holdings import LedgerAudit, StoredFile, TargetContents
+    from airflow_provider_eventlog.core.holdings import AddedUp, Differing, LedgerAudit, StoredFile, TargetContents
     from airflow_provider_eventlog.core.rebuilding.table import NewTable
 
 __all__ = [
@@ -211,6 +211,12 @@ class Target(Protocol):
         NULL is a key like any other. A table at or past n is left alone. The first change-set of a later log begins
         with an empty table. Raises NotReadyError for a table behind n-1, ContentMismatchError for another change-set
         n, and what `apply_rows` raises. After a failure the table is as before.
+        """
+
+    def differing(self, output: OutputId, wanted: AddedUp, limit: int) -> Differing | None:
+        """Hold the table's rows, read at one moment, against change-sets; None if it stands at another one of theirs.
+
+        Names at most `limit` keys. Raises what `state` raises, TargetSchemaError, StagingCorruptError. Loads wait.
         """
 
     def apply_rows(

@@ -9,11 +9,20 @@ import pytest
 
 from airflow_provider_eventlog.cli.main import main
 from airflow_provider_eventlog.core import deciding, retention, stages
+from airflow_provider_eventlog.core.engine import open_target_at
+from airflow_provider_eventlog.core.folding import listing
+from airflow_provider_eventlog.core.fsck import fsck
 from airflow_provider_eventlog.core.ledger import open_ledger
-from airflow_provider_eventlog.core.protocols import Decision, Ledger
+from airflow_provider_eventlog.core.protocols import Decision, Ledger, Target
+from airflow_provider_eventlog.core.rebuilding.ledger import rebuild_ledger
+from airflow_provider_eventlog.declare import Rows
 from tests.support import livedin
+from tests.support.listlog import ListLog, engine_over
 from tests.support.livedin import CORRECTED, answers, asked, interval
+from tests.support.postgres import Postgres
 from tests.support.upkept import LEDGER
+from tests.unit.folding.test_upkeep import lived_in
+from tests.unit.folding.world import MINUTE, SINCE_LAST, T0, rows, send
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +69,34 @@ def test_rebuilt_ledger_is_searched_as_the_lost_one(
     ledger = open_ledger(address)
     assert _searched(ledger) == before
     ledger.close()
+
+
+def test_folds_come_back_into_postgresql(tmp_path: Path, postgres: Postgres) -> None:
+    """Logs, folds, watermark and frontier of a lost SQLite ledger stand in the new one; the next batch folds on."""
+    log, address = ListLog([], []), postgres.new_schema()
+    with engine_over(log, tmp_path, lambda: T0 + 600 * MINUTE) as engine:
+        made, staging = lived_in(engine, log), engine.staging
+        before = _folded(engine.ledger), listing.overview(engine, "p", made.canonical())
+    (tmp_path / "ledger.sqlite").unlink()
+
+    def target(output: Rows) -> Target:
+        return open_target_at(tmp_path, output)
+
+    report = rebuild_ledger(staging, target, address, root=str(tmp_path / "staging"))
+    assert (report["folds"], report["problems"]) == (3, [])
+    with engine_over(log, tmp_path, lambda: T0 + 601 * MINUTE) as engine:
+        engine.ledger.close()
+        engine.ledger = open_ledger(address)
+        assert (_folded(engine.ledger), listing.overview(engine, "p", made.canonical())) == before
+        assert fsck(engine, "s", deep=True)["findings"] == []
+        send(log, ("a", 1, 9))
+        assert stages.run(engine, made, SINCE_LAST, "r9")["load"]["windows"]["w"]["folded"][0]["n"] == 4
+        assert fsck(engine, "s", deep=True)["findings"] == []
+    assert len(rows(tmp_path)) == 4
+
+
+def _folded(ledger: Ledger) -> Any:
+    return ledger.ledger_id, ledger.fold_logs("p", "w"), ledger.folds("p", "w", 1)
 
 
 def _searched(ledger: Ledger) -> dict[str, Any]:

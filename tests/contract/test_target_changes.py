@@ -20,6 +20,7 @@ from airflow_provider_eventlog.core.errors import (
     TargetSchemaError,
     TargetUnavailableError,
 )
+from airflow_provider_eventlog.core.holdings import AddedUp, Changes, Differing
 from airflow_provider_eventlog.core.protocols import ApplyResult, Outcome, OutputId
 from airflow_provider_eventlog.core.targets.duckdb import DuckDBTarget
 from airflow_provider_eventlog.declare import DuckDB
@@ -148,6 +149,79 @@ def test_one_effect_when_the_acknowledgement_is_lost(room: Room, monkeypatch: py
         patch.setattr(duckdb, "connect", lambda *a, **k: real(*a, **k) if k.get("read_only") else Losing(real(*a, **k)))
         assert room.change(1, [("DE", 0, 1)]).outcome is Outcome.LANDED
     assert (room.rows(), room.target.cursor(OURS)) == ([("DE", 0, 1)], (1, 1))
+
+
+def test_another_change_set_is_refused_where_the_acknowledgement_is_lost(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit that failed, and a table that has taken another change-set n meanwhile: what was not moved is said."""
+    rival = Room(room.home)
+    room.change(1, [("DE", 0, 1)])
+    real, happened = duckdb.connect, list[str]()
+
+    class Failing:
+        def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+            self._real = connection
+
+        def commit(self) -> None:
+            self._real.rollback()
+            happened.append("failed")
+            raise duckdb.IOException("the answer was lost")
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+    def connect(*given: Any, **more: Any) -> Any:
+        if not happened:
+            return Failing(real(*given, **more))
+        if happened == ["failed"]:
+            happened.append("overtaken")
+            assert rival.change(2, [("DE", 0, 7)], digest="another").outcome is Outcome.LANDED
+        return real(*given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(duckdb, "connect", connect)
+        with pytest.raises(ContentMismatchError, match="another change-set 2"):
+            room.change(2, [("DE", 0, 2)])
+    assert happened == ["failed", "overtaken"]
+    assert room.rows() == [("DE", 0, 7)]
+    assert room.change(3, [("DE", 0, 3)]).outcome is Outcome.LANDED
+
+
+def test_a_table_is_held_against_its_change_sets(room: Room) -> None:
+    """Later upserts and deletes win, an upsert over a delete of its own change-set; what differs is named by key."""
+    made: list[Changes] = []
+    for n, upserts, deletes in (
+        (1, [("DE", 0, 1), (None, 0, 2), ("FR", 0, 3)], []),
+        (2, [("DE", 0, 10), ("IT", 0, 4)], [("FR", 0), ("DE", 0)]),
+        (3, [("FR", 0, 5)], [(None, 0)]),
+        (4, [], []),
+    ):
+        room.change(n, upserts, deletes)
+        keys = pa.schema([SCHEMA.field(name) for name in KEY])
+        made.append((n, room.write(upserts, SCHEMA) if upserts else [], room.write(deletes, keys) if deletes else []))
+    assert room.target.differing(OURS, AddedUp((1, 4), made, SCHEMA, KEY), 5) == Differing(0, ())
+    assert room.target.differing(OURS, AddedUp((1, 3), made[:3], SCHEMA, KEY), 5) is None
+    assert room.target.differing(OURS, AddedUp((2, 4), made, SCHEMA, KEY), 5) is None
+    with duckdb.connect(str(room.file)) as connection:
+        for statement in ("update w set n = 11 where country = 'DE'", "delete from w where country = 'FR'",
+                          "insert into w values (null, 0, 2)"):  # fmt: skip
+            connection.execute(statement)
+    harmed = room.rows()
+    wrong = (("changed", ("DE", "0")), ("missing", ("FR", "0")), ("not ours", (None, "0")))
+    assert room.target.differing(OURS, AddedUp((1, 4), made, SCHEMA, KEY), 5) == Differing(3, wrong)
+    assert room.target.differing(OURS, AddedUp((1, 4), made, SCHEMA, KEY), 1) == Differing(3, wrong[:1])
+    with pytest.raises(TargetSchemaError, match="low"):
+        room.target.differing(
+            OURS, AddedUp((1, 4), [(4, [], [])], SCHEMA.append(pa.field("low", pa.float64())), KEY), 5
+        )
+    with pytest.raises(TargetOwnedError):
+        room.target.differing(OutputId("ledger-1", "pipeline-2", "w"), AddedUp((1, 4), made, SCHEMA, KEY), 5)
+    damage(made[1][1][0])
+    with pytest.raises(StagingCorruptError):
+        room.target.differing(OURS, AddedUp((1, 4), made, SCHEMA, KEY), 5)
+    assert room.rows() == harmed
+    assert room.target.cursor(OURS) == (1, 4)
 
 
 def test_a_table_of_somebody_else_is_left_alone(room: Room) -> None:

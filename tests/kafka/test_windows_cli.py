@@ -1,4 +1,4 @@
-"""Windows on a real broker by the command line: run, windows, skip, upgrade, resume; dry runs change nothing."""
+"""Windows on a real broker by the command line: run, windows, skip, upgrade, resume, fsck, rebuild, and dry runs."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ sums = Windows(Tumbling("1 minute"), by=["k"], aggregates={{"n": "count(*)", "s"
 plain = Pipeline("p", stream=stream, outputs=[sums], transform="select k, v, ts from batch",
                  checks=[Check("not_negative", "v >= 0")])
 doubled = plain.replace(transform="select k, 2 * v as v, ts from batch")
+with_late = plain.replace(checks=[], outputs=[
+    Windows(Tumbling("1 minute"), by=["k"], aggregates={{"n": "count(*)", "s": "sum(v)"}},
+            target=DuckDB("w.duckdb", table="w"), late=DuckDB("w.duckdb", table="late"))])
 """
 
 
@@ -63,6 +66,11 @@ class Shell:
         """What a command shows to people."""
         assert main([command, *words, "--home", str(self.home)]) == 0
         return self._capsys.readouterr().out
+
+    def sql(self, statement: str) -> list[tuple[Any, ...]]:
+        """Ask the tables, or change them behind everybody's back."""
+        with duckdb.connect(str(self.home / "w.duckdb")) as connection:
+            return connection.execute(statement).fetchall()
 
     def sums(self) -> list[tuple[Any, ...]]:
         """Minute and sum of each window."""
@@ -111,6 +119,51 @@ def test_windows_skip_and_upgrade(shell: Shell) -> None:
     assert shell.interval(3, "doubled")[0] == 0
     assert shell.sums() == [(2, 1), (9, 2), (21, 4), (29, 16), (35, 32)]
     assert "window_start" in shell.text("windows", "--pipeline", "p", "--output-name", "w", "--state", "open")
+
+
+def test_fsck_and_rebuild_of_windows(shell: Shell) -> None:
+    """Changed and dropped tables, those of late rows too: named, mended or made anew, and the same as before."""
+    late = json.dumps({"k": "a", "v": 32, "ts": "2024-01-01T00:02:00Z"}).encode()
+    produce(shell.topic, [Record(late, b"k", 0, T0 + 36 * MINUTE)], {"bootstrap.servers": shell.servers})
+    for number in (0, 2, 3):
+        assert shell.interval(number, "with_late")[0] == 0
+
+    def tables() -> list[Any]:
+        return [shell.sql(f"SELECT * FROM {name} ORDER BY ALL") for name in ("w", "late")]
+
+    before = tables()
+    assert [len(rows) for rows in before] == [6, 1]
+    assert shell("fsck", "--deep")[0] == 0
+    shell.sql("UPDATE w SET s = 0 WHERE s = 16")
+    shell.sql("DELETE FROM late")
+    assert shell("fsck")[0] == 0
+    code, document = shell("fsck", "--deep")
+    (stream,) = document["streams"]
+    assert (code, [f["code"] for f in stream["findings"]]) == (1, ["windows_differ"] * 2)
+    assert "changed: 'a', '2024-01-01 00:35:00+00'" in stream["findings"][0]["what"]
+    assert shell("fsck", "--deep", "--repair", "--dry-run")[0] == 1
+    code, document = shell("fsck", "--deep", "--repair")
+    assert (code, document["mended"], tables()) == (0, 2, before)
+    assert "sound" in shell.text("fsck", "--deep")
+    shell.sql("DROP TABLE w")
+    shell.sql("DROP TABLE late")
+    code, document = shell("fsck", "--repair")
+    (stream,) = document["streams"]
+    assert (code, [f["code"] for f in stream["findings"]]) == (1, ["table_replaced"] * 2)
+    named = [f["mend"].split("--output-name ")[1].split("`")[0] for f in stream["findings"]]
+    rebuild = ("rebuild", "--pipeline", f"{shell.file}:with_late")
+    dry = shell(*rebuild, "--dry-run")[1]
+    assert [(o["output"], o["found"], o["batches"]) for o in dry["outputs"]] == [
+        ("w", "gone", 3),
+        ("w.late", "gone", 3),
+    ]
+    for name in named:
+        assert shell(*rebuild, "--output-name", name)[0] == 0
+    assert tables() == before
+    assert shell(*rebuild, "--output-name", "w.late")[0] == 2
+    code, document = shell(*rebuild, "--output-name", "w.late", "--replace")
+    assert (code, document["outputs"][0]["replaced"], tables()) == (0, "late__replaced_2", before)
+    assert shell("fsck", "--deep")[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ READS = frozenset(
         "cuts_between",
         "decisions",
         "describe",
+        "differing",
         "epochs",
         "exists",
         "first_instant",

@@ -25,12 +25,14 @@ from airflow_provider_eventlog.core.auditing.findings import (
 )
 from airflow_provider_eventlog.core.deriving import TYPED
 from airflow_provider_eventlog.core.errors import AccountingError, EventLogError, StagingCorruptError
+from airflow_provider_eventlog.core.folding import partials
 from airflow_provider_eventlog.core.holdings import HeldBatch, HeldGenerations
 from airflow_provider_eventlog.core.protocols import GenerationRecord, GenerationState, PartRecord
 from airflow_provider_eventlog.core.staging import paths
 from airflow_provider_eventlog.core.validating import commit_record, rows_digest
 
-_KINDS = (TYPED, quarantine.KIND)
+# Of partial results, which have a kind for each windows output.
+_PARTIALS = partials.kind_of("")
 _COMMITTED = (GenerationState.VALIDATED, GenerationState.LOADED)
 _AGAIN = "clear its run from plan: that derives the batch again, as its next generation"
 _Owned = tuple[HeldBatch, GenerationRecord, PartRecord, bool]
@@ -87,7 +89,7 @@ def _wanted(run: Audit, derived: Derived, expired: Any, found: deque[Finding]) -
                 if part.kind == TYPED and not wanted:
                     continue
                 run.checked["parts"] += 1
-                proof = _proof(part) if run.deep and part.kind in _KINDS else None
+                proof = _proof(part) if run.deep and _again(part) else None
                 yield Wanted(part.file, proof, (taken.batch, generation, part, _superseded(generation, newest)))
 
 
@@ -199,6 +201,11 @@ def _prove(part: PartRecord, local: Path) -> None:
     partfile.verify_rows(local, part.digest)
 
 
+def _again(part: PartRecord) -> bool:
+    """Whether a part's rows can be proved, and derived again."""
+    return part.kind in (TYPED, quarantine.KIND) or part.kind.startswith(_PARTIALS)
+
+
 def _part(
     batch: HeldBatch,
     generation: GenerationRecord,
@@ -212,7 +219,7 @@ def _part(
     fix = None
     if superseded:
         mend = "Nothing needs it any more: a later generation is loaded."
-    elif trouble in ("missing", "corrupt") and part.kind in _KINDS:
+    elif trouble in ("missing", "corrupt") and _again(part):
         fix = Fix(PART, lambda mender: mender.part(batch, generation, part))
         mend = f"`eventlog fsck --repair --pipeline FILE.py:VARIABLE` derives it again from raw; or {_AGAIN}."
     elif trouble == "newer":

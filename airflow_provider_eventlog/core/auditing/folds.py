@@ -1,13 +1,15 @@
-"""Fold logs: numbered without a gap, every file as recorded, its record written down, and tables not ahead of them."""
+"""Fold logs: numbered without a gap, every file as recorded, its record written down; what their frontiers wait for."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from airflow_provider_eventlog.core import partfile
+from airflow_provider_eventlog.core.auditing import windowed
 from airflow_provider_eventlog.core.auditing.files import Verifier, Wanted
 from airflow_provider_eventlog.core.auditing.findings import (
     CHANGED,
@@ -20,67 +22,75 @@ from airflow_provider_eventlog.core.auditing.findings import (
     Fix,
 )
 from airflow_provider_eventlog.core.errors import EventLogError
-from airflow_provider_eventlog.core.folding import listing, logs
-from airflow_provider_eventlog.core.folding.applying import late_output
-from airflow_provider_eventlog.core.protocols import FoldLog, FoldRecord, OutputId
+from airflow_provider_eventlog.core.folding import frontier, head, listing, logs
+from airflow_provider_eventlog.core.folding.frontier import Wait
+from airflow_provider_eventlog.core.folding.head import Head
+from airflow_provider_eventlog.core.planning.words import when
+from airflow_provider_eventlog.core.protocols import FoldLog, GenerationState
 from airflow_provider_eventlog.core.staging import paths
-from airflow_provider_eventlog.declare.outputs import DuckDB, Rows
 
 _REFOLD = (
     "Restore {} from a copy; or fold everything anew: eventlog upgrade --rebuild under a new version= of the pipeline."
 )
 _AGAIN = "`eventlog fsck --repair` writes it down again."
-_RESUME = "The next load applies them, or `eventlog resume`."
+# The record of a fold follows its row in the ledger at once, unless its attempt was killed between the two.
+_PATIENCE_S, _PAUSE_S = 3.0, 0.05
+# Behind a batch that nothing enters past, so many others are looked at for one that could enter.
+_BEHIND = 1000
 
 
-def audit(run: Audit, verifier: Verifier, pipeline: str, declaration: str) -> Iterator[Finding]:
-    """Findings about the windows of one pipeline, as its registered declaration names them."""
-    for name, output in listing.outputs_of(json.loads(declaration)).items():
+def audit(run: Audit, verifier: Verifier, pipeline: str, declaration: str | None) -> Iterator[Finding]:
+    """Findings about the windows of one pipeline: all outputs that it ever declared, and the tables of those it has.
+
+    declaration  the registered one; None for a pipeline that is not registered over the stream
+    """
+    now = {} if declaration is None else listing.outputs_of(json.loads(declaration))
+    former = [json.loads(text) for text in run.ledger.declarations(pipeline).values()]
+    outputs = [listing.outputs_of(one) for one in former if one["stream"]["name"] == run.stream]
+    for name in dict.fromkeys([*now, *(name for found in outputs for name in found)]):
+        harmed: set[str] = set()
         of_output = run.engine.ledger.fold_logs(pipeline, name)
         for log in of_output:
-            folds = run.engine.ledger.folds(pipeline, name, log.log)
-            yield from _log(run, verifier, log, folds)
-        if of_output:
-            newest = run.engine.ledger.last_fold(pipeline, name, of_output[-1].log)
-            yield from _tables(run, of_output[-1], newest, output)
+            yield from _log(run, verifier, log, harmed)
+        if of_output and name in now:
+            yield from windowed.audit(run, pipeline, name, now[name], harmed)
+            yield from _frontier(run, of_output[-1])
 
 
-def _log(run: Audit, verifier: Verifier, log: FoldLog, folds: tuple[FoldRecord, ...]) -> Iterator[Finding]:
-    where = f"pipeline {log.pipeline}, windows {log.output}, log {log.log}"
+def _log(run: Audit, verifier: Verifier, log: FoldLog, harmed: set[str]) -> Iterator[Finding]:
+    """One log with its files and records; the paths of files that cannot be used go to `harmed`."""
+    folds = run.engine.ledger.folds(log.pipeline, log.output, log.log)
     run.checked["folds"] += len(folds)
     if [fold.n for fold in folds] != list(range(1, len(folds) + 1)):
-        yield Finding(
-            "fold_gap", where, "Its folds are not numbered one after another.", CHANGED, pipeline=log.pipeline
-        )
-    yield from _record(
-        run, paths.fold_record(run.stream, log.pipeline, log.output, log.log, 0), logs.log_json(log), log
-    )
+        what = "Its folds are not numbered one after another."
+        yield Finding("fold_gap", _where(log), what, CHANGED, pipeline=log.pipeline)
+    path = paths.fold_record(run.stream, log.pipeline, log.output, log.log, 0)
+    yield from _record(run, path, logs.log_json(log), log, newest=not folds)
     wanted = []
     for fold in folds:
         path = paths.fold_record(run.stream, log.pipeline, log.output, log.log, fold.n)
-        yield from _record(run, path, logs.to_json(fold), log)
+        yield from _record(run, path, logs.to_json(fold), log, newest=fold is folds[-1])
         for file, digest in fold.files.values():
-            prove = _prove(digest) if run.deep else None
+            prove = partial(partfile.verify_rows, expected=digest) if run.deep else None
             wanted.append(Wanted(file, prove, fold))
     for one, error in verifier.each(wanted):
         run.checked["fold files"] += 1
         if error is not None:
+            harmed.add(one.file.path)
             trouble = TROUBLE.get(type(error), "unreadable")
             mend = _REFOLD.format(one.file.path)
             yield Finding(f"fold_{trouble}", one.file.path, str(error), mend, pipeline=log.pipeline)
 
 
-def _prove(digest: str) -> Any:
-    def prove(local: Path) -> None:
-        partfile.verify_rows(local, digest)
-
-    return prove
+def _where(log: FoldLog) -> str:
+    return f"pipeline {log.pipeline}, windows {log.output}, log {log.log}"
 
 
-def _record(run: Audit, path: str, expected: dict[str, Any], log: FoldLog) -> Iterator[Finding]:
+def _record(run: Audit, path: str, expected: dict[str, Any], log: FoldLog, *, newest: bool) -> Iterator[Finding]:
+    """What is wrong with a record; that of the newest fold may be on its way."""
     fix: Fix | None = Fix(DECISION, lambda mender: mender.record(path, expected))
     try:
-        record = run.engine.staging.read_json(path)
+        record = _awaited(run, path) if newest else run.engine.staging.read_json(path)
     except EventLogError as error:
         trouble = TROUBLE.get(type(error), "unreadable")
         fix = fix if trouble == "corrupt" else None
@@ -94,28 +104,39 @@ def _record(run: Audit, path: str, expected: dict[str, Any], log: FoldLog) -> It
         yield Finding("fold_record_differs", path, what, _AGAIN, pipeline=log.pipeline, fix=fix)
 
 
-def _tables(run: Audit, log: FoldLog, newest: FoldRecord | None, output: Any) -> Iterator[Finding]:
-    """Where the cursors of an output's tables stand; raises nothing."""
-    last = (log.log, 0 if newest is None else newest.n)
-    for name, declared in ((log.output, output["target"]), (late_output(log.output), output.get("late"))):
-        if declared is None:
-            continue
-        found = declared["duckdb"]
-        target = DuckDB(found["path"], found["table"], found["schema"])
-        where = f"{target.path}, table {target.schema}.{target.table}"
-        run.checked["tables"] += 1
-        try:
-            cursor = run.engine.open_target(Rows(target, name=name)).cursor(
-                OutputId(run.engine.ledger.ledger_id, log.pipeline, name)
-            )
-        except EventLogError as error:
-            yield Finding("table_replaced", where, str(error), "As it says.", pipeline=log.pipeline)
-            continue
-        at = (0, 0) if cursor is None else cursor
-        if at > last:
-            what = f"The table stands at change-set {at[1]} of log {at[0]}, the ledger at {last[1]} of log {last[0]}."
-            mend = "Bring the ledger back from a copy, or make it again (eventlog ledger rebuild)."
-            yield Finding("windows_ahead", where, what, mend, pipeline=log.pipeline)
-        elif at < last:
-            what = f"The table lacks change-sets: it stands at {at[1]} of log {at[0]}, the log at {last[1]}."
-            yield Finding("windows_behind", where, what, _RESUME, damaged=False, pipeline=log.pipeline)
+def _awaited(run: Audit, path: str) -> dict[str, Any] | None:
+    """A record that may be on its way: None only if it does not come within the deadline."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while (record := run.engine.staging.read_json(path)) is None and time.monotonic() < deadline:
+        run.engine.check_cancelled()
+        run.engine.cancel.wait(_PAUSE_S)
+    return record
+
+
+def _frontier(run: Audit, log: FoldLog) -> Iterator[Finding]:
+    """That windows wait, where they lack what could be in them: a hole or batch stands before it.
+
+    A hole and a held batch are findings of their own: this one is a word about the windows, and never damage.
+    """
+    last = run.engine.ledger.last_fold(log.pipeline, log.output, log.log)
+    if last is None:
+        return
+    at = head.after(log, last)
+    found = frontier.next_of(run.engine, run.stream, at)
+    if isinstance(found, Wait) and found.why and _holds_up(run, at, found):
+        what = f"Windows are folded up to {when(at.instant)} and wait for {found.why}."
+        mend = "As it says; nothing is lost, and the windows go on by themselves then."
+        more: dict[str, Any] = {"pipeline": log.pipeline, "batch_id": found.batch_id}
+        yield Finding("windows_waiting", _where(log), what, mend, damaged=False, **more)
+
+
+def _holds_up(run: Audit, at: Head, found: Wait) -> bool:
+    """Whether the frontier waits for a hole or a held batch, or for one with validated batches behind it."""
+    if found.batch_id is None:
+        return True
+    states = {batch_id: state for batch_id, (_, state) in run.ledger.standings(at.log.pipeline).items()}
+    if states.get(found.batch_id) is GenerationState.HELD:
+        return True
+    plan, _ = run.engine.ledger.batch(found.batch_id)
+    behind = run.engine.ledger.chain_from(run.stream, plan.epoch, plan.to_instant or at.instant, _BEHIND)
+    return any(states.get(one.batch_id) in frontier.READY for one in behind)

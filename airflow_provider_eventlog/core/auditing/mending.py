@@ -48,6 +48,8 @@ from airflow_provider_eventlog.declare.stream import Stream
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from airflow_provider_eventlog.core.rebuilding.windows import WindowsWork
+
 REPAIRED = "repaired"
 
 
@@ -210,6 +212,22 @@ class Mender:
         if target.state(output).state is TargetState.ABSENT:
             raise NotReadyError("The table is still missing: no batch could be loaded again.")
         return "made the table by loading"
+
+    def changes(self, work: WindowsWork) -> str:
+        """Apply the change-sets that a table of windows lacks; raises what `WindowsWork.bring_up` raises."""
+        lacking = work.lacking()
+        if not lacking:
+            return "the table has taken its change-sets meanwhile"
+        if self._dry:
+            return f"would apply change-sets {lacking[0]} to {lacking[-1]}"
+        return f"applied {work.bring_up()} change-sets"
+
+    def anew(self, work: WindowsWork) -> str:
+        """Make a table of windows anew from its change-sets, and keep the old one under another name."""
+        found = work.look(replace=True, keep=not self._dry)
+        if self._dry:
+            return f"would make the table anew from {found['batches']} change-sets and keep the old one"
+        return f"made the table anew; the old one is kept as {work.do(replace=True)['replaced']}"
 
     def restored(self, pipeline: str | None, payload: Mapping[str, Any]) -> None:
         """Write down that files which retention had let go are back."""

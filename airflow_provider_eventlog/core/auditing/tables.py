@@ -22,6 +22,8 @@ from airflow_provider_eventlog.declare.outputs import DuckDB, Rows
 _AGAIN = "`eventlog fsck --repair` loads it again from staging."
 _BEHIND = "The ledger is older than the table: bring it back from a copy, or make it again (eventlog ledger rebuild)."
 _STRANGE = "Somebody else wrote them: delete them, or restore the table from a copy."
+AS_IT_SAYS = "As it says; nothing is loaded until then."
+FREE = "Run `eventlog fsck` again when the target is free."
 WINDOWS = "windows"
 _READY = (GenerationState.VALIDATED, GenerationState.LOADED)
 
@@ -87,10 +89,22 @@ def audit(run: Audit, derived: Derived, declaration: str) -> Iterator[Finding]:
         one = _Table(run, derived.pipeline, table, wanted)
         try:
             yield from one.findings()
-        except (TargetReplacedError, TargetOwnedError) as error:
-            yield one.wrong("table_replaced", str(error), "As it says; nothing is loaded until then.")
+        except TargetReplacedError as error:
+            yield one.wrong("table_replaced", str(error), replaced(table.output))
+        except TargetOwnedError as error:
+            yield one.wrong("table_replaced", str(error), AS_IT_SAYS)
         except EventLogError as error:
-            yield one.wrong("table_unchecked", str(error), "Run `eventlog fsck` again when the target is free.")
+            yield one.wrong("table_unchecked", str(error), FREE)
+
+
+def rebuild(output: str, more: str = "") -> str:
+    """The command that makes an output's table anew."""
+    return f"`eventlog rebuild --pipeline FILE.py:VARIABLE --output-name {output}{more}`"
+
+
+def replaced(output: str) -> str:
+    """What to do about a table that is gone, or is another one now."""
+    return f"{rebuild(output)} makes it anew from staging; nothing is loaded until then."
 
 
 class _Table:

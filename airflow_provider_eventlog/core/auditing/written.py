@@ -43,10 +43,10 @@ def _decision(run: Audit, decision: Decision) -> Iterator[Finding]:
 
 
 def _unknown(run: Audit) -> Iterator[Finding]:
-    """Manifests, commits and decisions in staging that the ledger does not have; asked again before it is said."""
+    """Manifests, commits, folds and decisions in staging that the ledger lacks; asked again before it is said."""
     ledger, staging = run.engine.ledger, run.engine.staging
     orphans, foreign = Pile(), list[str]()
-    known = gc.Known(run.engine, run.stream)
+    known, folds = gc.Known(run.engine, run.stream), gc.Folds(run.engine, run.stream)
     decided = {paths.decision(d.stream, d.kind, d.id) for d in run.decisions}
     for file in staging.stored(segment(run.stream)):
         run.engine.check_cancelled()
@@ -62,7 +62,11 @@ def _unknown(run: Audit) -> Iterator[Finding]:
             if file.path not in now:
                 yield Finding("decision_unknown", file.path, "A decision that the ledger does not have.", _REBUILD)
             decided |= now
-        elif name.form in ("raw", "part") and known.orphan(name):
+        elif name.form == "fold_record" and not folds.known(name):
+            yield Finding("fold_unknown", file.path, "The record of a fold that the ledger lacks.", _REBUILD)
+        elif (name.form in ("raw", "part") and known.orphan(name)) or (
+            name.form == "fold" and folds.orphan(file, name)
+        ):
             orphans.add(file)
     if orphans.files:
         what = f"{orphans.files:,} files ({orphans.bytes:,} bytes) that nothing names."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from airflow_provider_eventlog.core.errors import (
     TargetOwnedError,
     TargetUnavailableError,
 )
-from airflow_provider_eventlog.core.holdings import TargetContents
+from airflow_provider_eventlog.core.holdings import AddedUp, Differing, TargetContents
 from airflow_provider_eventlog.core.home import below
 from airflow_provider_eventlog.core.naming import printable, quote
 from airflow_provider_eventlog.core.protocols import (
@@ -35,7 +36,7 @@ from airflow_provider_eventlog.core.protocols import (
     TargetTable,
 )
 from airflow_provider_eventlog.core.rebuilding.table import NewTable
-from airflow_provider_eventlog.core.targets import duckdb_changes, duckdb_host
+from airflow_provider_eventlog.core.targets import duckdb_changes, duckdb_comparing, duckdb_host
 from airflow_provider_eventlog.core.targets import duckdb_tables as tables
 from airflow_provider_eventlog.core.targets.duckdb_transaction import Feed, Transaction
 from airflow_provider_eventlog.declare.outputs import DuckDB
@@ -118,12 +119,19 @@ class DuckDBTarget:
     ) -> ApplyResult:
         """Apply change-set n of a log in one transaction, if the table stands at n-1; see `Target.apply_changes`."""
         change = duckdb_changes.Change(self._declared, output, (log, n, digest), upserts, deletes, schema, key)
+        return self.transact(change.apply, change.settle)
 
-        def settle(connection: duckdb.DuckDBPyConnection) -> ApplyResult | None:
-            at = self._cursor(connection, output)
-            return None if at is None or at < (log, n) else ApplyResult(Outcome.LANDED, 0)
+    def differing(self, output: OutputId, wanted: AddedUp, limit: int) -> Differing | None:
+        """Hold the table against what change-sets add up to; see `Target.differing`.
 
-        return self.transact(change.apply, settle)
+        They are added up on disk, in a folder of `tempfile`, before the table is opened.
+        """
+        with tempfile.TemporaryDirectory(prefix="eventlog-") as folder:
+            scratch = Path(folder) / "replayed.duckdb"
+            duckdb_comparing.replay(scratch, wanted)
+            return self.read(
+                lambda c: duckdb_comparing.compare(c, self._declared, output, scratch, wanted, limit), None
+            )
 
     def apply_rows(
         self,

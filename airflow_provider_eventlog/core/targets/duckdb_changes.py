@@ -64,12 +64,7 @@ class Change:
             tables.check_columns(self._declared, self._output, table, columns)
         log, n, digest = self.step
         at = cursor(connection, table_uuid)
-        if at is not None and (at[0], at[1]) >= (log, n):
-            if at[:2] == (log, n) and at[2] != digest:
-                raise ContentMismatchError(
-                    f"Table {tables.name(self._declared)} has another change-set {n} of log {log} ({at[2][:16]}) than "
-                    f"this one ({digest[:16]}). Nothing was moved; rebuild the target."
-                )
+        if at is not None and self._reached(at):
             return ApplyResult(Outcome.EXISTED, 0, superseded=at[:2] != (log, n))
         before = at[1] if at is not None and at[0] == log else 0
         if n != before + 1:
@@ -85,6 +80,26 @@ class Change:
             "INSERT INTO main._eventlog_fold VALUES (?, ?, ?, ?)", [table_uuid, log, n, digest]
         ).fetchall()
         return ApplyResult(Outcome.LANDED, rows)
+
+    def settle(self, connection: duckdb.DuckDBPyConnection) -> ApplyResult | None:
+        """What became of it, where the answer to its commit was lost; None if the table is not there yet.
+
+        Raises ContentMismatchError if it was another change-set n that the table took.
+        """
+        table = tables.look(connection, self._declared, self._output)
+        at = cursor(connection, table.table_uuid) if table.table_uuid else None
+        return ApplyResult(Outcome.LANDED, 0) if at is not None and self._reached(at) else None
+
+    def _reached(self, at: tuple[int, int, str]) -> bool:
+        """Whether a table that stands at `at` is at or past it; raises ContentMismatchError for another digest of n."""
+        log, n, digest = self.step
+        if at[:2] == (log, n) and at[2] != digest:
+            raise ContentMismatchError(
+                f"Table {tables.name(self._declared)} has another change-set {n} of log {log} ({at[2][:16]}) than "
+                f"this one ({digest[:16]}). Nothing was moved; make the table anew: "
+                f"{tables.rebuild_command(self._output, ' --replace')}."
+            )
+        return at[:2] >= (log, n)
 
     def _change(self, connection: duckdb.DuckDBPyConnection, names: list[str]) -> int:
         target = tables.name(self._declared)
