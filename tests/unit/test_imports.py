@@ -182,6 +182,6 @@ def test_example_dags_parse_the_same_every_time(tmp_path: Path) -> None:
     assert isinstance(answers[0], list)
     dags, heavy, files = answers[0]
     windows = {f"visits_{kind}" for kind in ("fixed", "sliding", "session")}
-    assert set(dags) == {"flights", "orders", "order_means"} | windows
+    assert set(dags) == {"flights", "flights_gate", "orders", "order_means"} | windows
     assert (heavy, files) == ([], [])
     assert json.dumps(answers[0], sort_keys=True) == json.dumps(answers[1], sort_keys=True)
