@@ -96,7 +96,8 @@ def _airflow(airflow: AirflowStandalone, home: Path, dags: Path, servers: str, f
     with step("A gate that holds"):
         stopped = gate.held(airflow, home)
     with step("The contract corrected, a redrive"):
-        gate.healed(airflow, dags)
+        gate.correct(dags)
+        gate.redrive(airflow)
         gate.compare(home, frame, stopped)
 
 

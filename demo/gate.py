@@ -36,14 +36,18 @@ def held(airflow: AirflowStandalone, home: Path) -> int:
     return sum(batch["rows"] for batch in batches)
 
 
-def healed(airflow: AirflowStandalone, dags: Path) -> None:
-    """Correct the contract in the DAG's file, and run what was stopped again."""
+def correct(dags: Path) -> None:
+    """Correct the contract in the DAG's file."""
     file = dags / FILE
     text = file.read_text()
     if text.count(WRONG) != 1:
         raise RuntimeError(f"{FILE} has no line {WRONG.strip()!r} to correct.")
     file.write_text(text.replace(WRONG, RIGHT))
     say(f"    corrected in {FILE}: {RIGHT.strip()}")
+
+
+def redrive(airflow: AirflowStandalone) -> None:
+    """Run what was stopped again."""
     conf = {"eventlog_what": "redrive", "eventlog_checks": "known_airport", "eventlog_reason": REASON}
     run = airflow.trigger(DAG, conf=conf, run_id="redrive", note=REASON)
     state = airflow.wait_run(DAG, run, timeout=300)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from airflow_provider_eventlog.core.kafka.producer import produce
 from airflow_provider_eventlog.devkafka.pytest_plugin import SessionKafka
 from airflow_provider_eventlog.devkafka.topics import create_topic
 from demo import flights, gate
-from demo.airflow import AirflowStandalone
+from demo.airflow import USERNAME, AirflowStandalone
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +80,20 @@ def test_a_redrive_lets_them_pass_without_kafka(
 ) -> None:
     """Under the corrected contract the stopped records run again in their own batch, although the topic is gone."""
     TopicAdmin({"bootstrap.servers": eventlog_kafka.bootstrap_servers}).delete(TOPIC)
-    gate.healed(airflow, airflow_dags)
+    gate.correct(airflow_dags)
+    words = ["redrive", "--pipeline", f"{airflow_dags / gate.FILE}:checked", "--check", "known_airport"]
+    words += ["--why", gate.REASON, "--in-airflow", "--dag-id", gate.DAG, "--output", "json"]
+    environment = airflow.environment() | {
+        "EVENTLOG_AIRFLOW_URL": airflow.base_url,
+        "EVENTLOG_AIRFLOW_USERNAME": USERNAME,
+        "EVENTLOG_AIRFLOW_PASSWORD": airflow.password,
+    }
+    argv = [sys.executable, "-m", "airflow_provider_eventlog.cli.main", *words]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["airflow"]["made"], told["airflow"]["state"]) == ("now", "success")
+    assert airflow.run(gate.DAG, told["airflow"]["run_id"])["note"] == f"redrive: {gate.REASON}"
     expected = {dest: int(count) for dest, count in departures["dest"].value_counts().items()}
     assert dict(_rows(airflow, "select dest, count(*) from flights group by 1")) == expected
     assert _rows(airflow, "select count(distinct (_partition, _offset)) from flights") == [(len(departures),)]
