@@ -318,8 +318,8 @@ class Ledger(Protocol):
     def decide(self, decision: Decision) -> None:
         """Keep a decision; the same one again is nothing new."""
 
-    def decisions(self, stream: str, kind: str | None = None) -> tuple[Decision, ...]:
-        """Decisions about a stream, of one kind or all, by time and id."""
+    def decisions(self, stream: str, kind: str | None = None, batch_id: str | None = None) -> tuple[Decision, ...]:
+        """Decisions about a stream, of one kind or all, about one batch or any, by time and id."""
 
     def unwritten(self, stream: str) -> tuple[Decision, ...]:
         """Decisions about a stream of which `written` was not told, by time and id."""

@@ -43,11 +43,13 @@ def mark(connection: Connection, batch_ids: Iterable[str], gone: str | None) -> 
         connection.execute(update(batch).where(batch.c.batch_id.in_(some)).values(gone=gone))
 
 
-def find(connection: Connection, stream: str, kind: str | None) -> tuple[Decision, ...]:
-    """Decisions about a stream, by time and id."""
+def find(connection: Connection, stream: str, kind: str | None, batch_id: str | None = None) -> tuple[Decision, ...]:
+    """Decisions about a stream, of a kind or all, about a batch or any, by time and id."""
     query = select(decision).where(decision.c.stream == stream)
     if kind is not None:
         query = query.where(decision.c.kind == kind)
+    if batch_id is not None:
+        query = query.where(decision.c.batch_id == batch_id)
     found = connection.execute(query.order_by(decision.c.at, decision.c.id))
     return tuple(rows.decision_of(row) for row in found.mappings())
 

@@ -156,10 +156,10 @@ class SqlLedger:
         with self._writing.begin() as connection:
             decisions.keep(connection, decision)
 
-    def decisions(self, stream: str, kind: str | None = None) -> tuple[Decision, ...]:
-        """Decisions about a stream, of one kind or all, by time and id."""
+    def decisions(self, stream: str, kind: str | None = None, batch_id: str | None = None) -> tuple[Decision, ...]:
+        """Decisions about a stream, of one kind or all, about one batch or any, by time and id."""
         with self._reading.connect() as connection:
-            return decisions.find(connection, stream, kind)
+            return decisions.find(connection, stream, kind, batch_id)
 
     def unwritten(self, stream: str) -> tuple[Decision, ...]:
         """Decisions about a stream of which `written` was not told, by time and id."""

@@ -69,7 +69,7 @@ def parts_digest(parts: Iterable[PartRecord]) -> str:
 
 def find(ledger: Ledger, pipeline: str, batch: BatchPlan, generation: int) -> Redrive | None:
     """What a generation runs again; None for one that derives its batch whole."""
-    for decision in ledger.decisions(batch.stream, REDRIVE):
+    for decision in ledger.decisions(batch.stream, REDRIVE, batch.batch_id):
         of = (decision.pipeline, decision.batch_id, decision.payload["generation"])
         if of == (pipeline, batch.batch_id, generation):
             return of_decision(batch, decision)
