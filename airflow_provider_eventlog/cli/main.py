@@ -12,6 +12,7 @@ from typing import Any
 from airflow_provider_eventlog.cli import (
     adopt,
     backfill,
+    completeness,
     diff,
     kafka,
     ledger,
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(prog="eventlog", description="Bounded, repeatable batches from Kafka topics.")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    work = (pipelines, backfill, adopt, quarantine, redrive, diff, report)
+    work = (pipelines, backfill, adopt, quarantine, redrive, diff, report, completeness)
     for room in (*work, maintenance, rebuild, ledger, windows, state, topics, kafka):
         room.register(commands)
     for command in _leaves(top):

@@ -9,6 +9,7 @@ from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.errors import TopicReplacedError
 from airflow_provider_eventlog.core.planning.plan import replaced
 from airflow_provider_eventlog.core.protocols import OutputId, TargetState
+from airflow_provider_eventlog.declare.completeness import CountsTable, ProducerCounts
 from airflow_provider_eventlog.declare.outputs import Rows
 from airflow_provider_eventlog.declare.pipeline import Pipeline
 
@@ -34,6 +35,7 @@ def check_all(engine: Engine, pipeline: Pipeline) -> dict[str, Any]:
         )
         found = "does not exist yet" if table.state is TargetState.ABSENT else "is this output's"
         checked[f"output {output.name}"] = f"table {output.target.table} {found}"
+    checked |= _completeness(engine, pipeline)
     return {
         "pipeline": pipeline.name,
         "recipe": pipeline.recipe,
@@ -41,3 +43,19 @@ def check_all(engine: Engine, pipeline: Pipeline) -> dict[str, Any]:
         "checked": checked,
         "windows": stages.describe_windows(pipeline),
     }
+
+
+def _completeness(engine: Engine, pipeline: Pipeline) -> dict[str, str]:
+    """That the counts of producers can be read; raises the error that a run would raise."""
+    from airflow_provider_eventlog.core.completeness import control, table
+
+    found = {}
+    for rule in pipeline.completeness:
+        if not isinstance(rule, ProducerCounts):
+            continue
+        if isinstance(rule.source, CountsTable):
+            found[f"completeness {rule.name}"] = table.probe(rule, rule.source)
+        else:
+            seen = control.control_ranges(engine, rule, rule.source, None)
+            found[f"completeness {rule.name}"] = f"topic {rule.source.topic}, {len(seen['ranges'])} partitions"
+    return found

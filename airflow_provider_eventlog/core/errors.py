@@ -182,6 +182,26 @@ class QuarantineLimitError(BatchHeldError):
     """A larger share of a batch is quarantined than `max_quarantine_ratio` allows; the batch is held."""
 
 
+class IncompleteError(BatchHeldError):
+    """Less of a batch is there than its producers sent, or numbers are missing; the batch is held."""
+
+
+class CountsPendingError(IncompleteError):
+    """A producer has not published its count of an interval yet; the batch is held until it is there."""
+
+    retriable = True
+
+
+class CompletenessDefinitionError(EventLogError):
+    """A completeness rule names a column that is not declared, or cannot be used with its type or its source."""
+
+
+class CountsUnavailableError(EventLogError):
+    """The table of a completeness rule could not be read."""
+
+    retriable = True
+
+
 class CheckDefinitionError(EventLogError):
     """A check does not parse, or names a column that the transform does not give."""
 

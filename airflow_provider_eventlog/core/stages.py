@@ -7,10 +7,11 @@ several processes at once: it finds what is done and does what is missing. Repor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_eventlog.core.engine import Engine
-from airflow_provider_eventlog.core.errors import RecipeChangedError, RunNotPlannedError
+from airflow_provider_eventlog.core.errors import RawExpiredError, RecipeChangedError, RunNotPlannedError
 from airflow_provider_eventlog.core.offsets import BatchPlan, OffsetRange, PlannedBatch, RunPlan, SliceRef, people
 from airflow_provider_eventlog.core.planning.generations import RECOMPUTE
 from airflow_provider_eventlog.core.protocols import GenerationState
@@ -31,10 +32,12 @@ _NAMED = 20
 def check(pipeline: Pipeline) -> dict[str, Any]:
     """Check SQL, checks and columns without data; returns the output columns as {name: type}.
 
-    Raises TransformError, CheckDefinitionError, EventTimeError, WindowDefinitionError.
+    Raises TransformError, CheckDefinitionError, EventTimeError, WindowDefinitionError, CompletenessDefinitionError.
     """
+    from airflow_provider_eventlog.core.completeness.plan import plan_of
     from airflow_provider_eventlog.core.transforming import analyze
 
+    plan_of(pipeline)
     columns = dict(analyze(pipeline).columns)
     describe_windows(pipeline)
     return columns
@@ -167,7 +170,10 @@ def transform(engine: Engine, pipeline: Pipeline, run_key: str, group: int) -> d
     total, done, counts = sum(len(r.range) for r in refs), 0, []
     for ref in refs:
         engine.check_cancelled()
-        counts.append(deriving.derive(engine, pipeline, bound.batch(ref.batch_id), ref.range))
+        planned = bound.batch(ref.batch_id)
+        counts.append(deriving.derive(engine, pipeline, planned, ref.range))
+        if pipeline.completeness and planned.mode != REDRIVE:
+            _count(engine, pipeline, planned, ref.range)
         done += len(ref.range)
         engine.progress("transformed offsets", done, total)
     return {
@@ -176,6 +182,16 @@ def transform(engine: Engine, pipeline: Pipeline, run_key: str, group: int) -> d
         "slices": len(refs),
         "accounting": accounting.total(counts, accounting.TRANSFORM),
     }
+
+
+def _count(engine: Engine, pipeline: Pipeline, planned: PlannedBatch, wanted: OffsetRange) -> None:
+    """Count a slice for completeness here, where slices are worked on side by side; validate counts what is missing."""
+    from airflow_provider_eventlog.core.completeness import plan, tally
+
+    (record,) = (r for r in engine.ledger.slices(planned.batch.batch_id) if r.range == wanted)
+    # Where the raw file has expired validate says so, if it needs the count at all.
+    with suppress(RawExpiredError):
+        tally.slice_tally(engine, pipeline.name, planned.batch, record, plan.plan_of(pipeline))
 
 
 def validate(engine: Engine, pipeline: Pipeline, run_key: str) -> dict[str, Any]:

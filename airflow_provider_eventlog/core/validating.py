@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from airflow_provider_eventlog.core import accounting, gate, landing, quarantine
+from airflow_provider_eventlog.core.completeness import judging
 from airflow_provider_eventlog.core.deriving import TYPED
 from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.errors import BatchHeldError, NotReadyError
@@ -47,8 +48,8 @@ def validate_batch(engine: Engine, pipeline: Pipeline, planned: PlannedBatch) ->
     batch, number = planned.batch, planned.generation
     slices = landing.verified_slices(engine, batch)
     parts = _parts(engine, pipeline, planned, slices)
-    figures = figures_of(pipeline, slices, parts)
-    stopped = gate.held(pipeline, planned, figures)
+    figures = {**figures_of(pipeline, slices, parts), **judging.figures_of(engine, pipeline, planned)}
+    stopped = gate.held(pipeline, planned, figures) or judging.held(planned, figures)
     if stopped is not None and not gate.released(engine, pipeline, planned):
         state = engine.ledger.generation(pipeline.name, batch.batch_id, number).state
         if state is not GenerationState.LOADED:

@@ -1,6 +1,7 @@
 """What a user writes: frozen, validated values without I/O, light enough for a file parsed every few seconds."""
 
 from airflow_provider_eventlog.declare.checks import Check
+from airflow_provider_eventlog.declare.completeness import ControlTopic, CountsTable, ProducerCounts, Sequence
 from airflow_provider_eventlog.declare.decode import Json, Raw
 from airflow_provider_eventlog.declare.outputs import DuckDB, Rows
 from airflow_provider_eventlog.declare.pipeline import Pipeline
@@ -9,13 +10,17 @@ from airflow_provider_eventlog.declare.windows import Hopping, Session, Tumbling
 
 __all__ = [
     "Check",
+    "ControlTopic",
+    "CountsTable",
     "DuckDB",
     "FromGroup",
     "Hopping",
     "Json",
     "Pipeline",
+    "ProducerCounts",
     "Raw",
     "Rows",
+    "Sequence",
     "Session",
     "Stream",
     "Tumbling",

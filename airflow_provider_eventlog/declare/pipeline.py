@@ -13,6 +13,8 @@ from airflow_provider_eventlog.core.errors import DeclarationError
 from airflow_provider_eventlog.core.naming import check_name, printable
 from airflow_provider_eventlog.declare import callables
 from airflow_provider_eventlog.declare.checks import Check
+from airflow_provider_eventlog.declare.completeness import ProducerCounts
+from airflow_provider_eventlog.declare.completeness import Sequence as Numbering
 from airflow_provider_eventlog.declare.decode import Json, Raw, columns
 from airflow_provider_eventlog.declare.duration import milliseconds
 from airflow_provider_eventlog.declare.outputs import DuckDB, Rows
@@ -35,6 +37,8 @@ class Pipeline:
                columns and `_key, _timestamp, _headers, _partition, _offset`; the result keeps the last two
     decode, event_time  override the stream's
     checks     row checks, in order
+    completeness  what each batch is held against: counts of its producers, numbers without gaps. Not part of the
+               recipe: a held batch may be validated again under another threshold
     outputs    at least one: Rows as they are, Windows as aggregates over time
     quarantine a table to which the quarantine's rows are loaded as well; None keeps them in staging only
     max_quarantine_ratio  a batch of which more is quarantined (of what was quarantined or passed) is held. Not part
@@ -60,6 +64,7 @@ class Pipeline:
     quarantine: DuckDB | None = None
     max_quarantine_ratio: float = 0.05
     derived_retention: str | timedelta | float | None = None
+    completeness: Sequence[ProducerCounts | Numbering] = ()
 
     def __post_init__(self) -> None:
         check_name("pipeline", self.name)
@@ -72,6 +77,8 @@ class Pipeline:
             raise DeclarationError(f"{where}: decode must be Json(...) or Raw().")
         object.__setattr__(self, "checks", _sequence(where, "checks", self.checks, Check))
         object.__setattr__(self, "outputs", _sequence(where, "outputs", self.outputs, Rows, Windows))
+        named = _sequence(where, "completeness", self.completeness, ProducerCounts, Numbering)
+        object.__setattr__(self, "completeness", named)
         if not self.outputs:
             raise DeclarationError(
                 f"{where} needs at least one output, for example Rows(DuckDB('x.duckdb', table='x'))."
@@ -118,7 +125,10 @@ class Pipeline:
             }
         elif transform is not None:
             transform = {"sql": transform}
+        # A pipeline that declares none keeps the text that it is registered with.
+        more = {"completeness": [c.canonical() for c in self.completeness]} if self.completeness else {}
         return {
+            **more,
             "pipeline": self.name,
             "stream": self.stream.canonical(),
             "decode": self.decode.canonical(),
@@ -145,9 +155,9 @@ class Pipeline:
     def recipe(self) -> str:
         """Digest of the recipe; the stream's own knobs are not part of it, since raw data is shared.
 
-        Nor is how long files are kept, or how much may be quarantined, which change no row.
+        Nor is how long files are kept, how much may be quarantined or missing, which change no row.
         """
-        apart = ("stream", "derived_retention_ms", "max_quarantine_ratio")
+        apart = ("stream", "derived_retention_ms", "max_quarantine_ratio", "completeness")
         recipe = {k: v for k, v in self.canonical().items() if k not in apart}
         recipe["stream"] = self.stream.name
         return sha256(json.dumps(recipe, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

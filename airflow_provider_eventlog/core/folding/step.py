@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from airflow_provider_eventlog.core.completeness import spans
 from airflow_provider_eventlog.core.deriving import TYPED
 from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.errors import AccountingError
@@ -55,8 +56,8 @@ class Stepper:
         staging; nothing has entered then.
         """
         made, reader = (batch.batch_id, generation.generation), self.reader
-        ahead = self._moved(batch) if moves else self.head
-        after = self._watermark(batch, made, chain=moves)
+        ahead = self._moved(batch, generation) if moves else self.head
+        after = self._watermark(batch, generation, chain=moves)
         arrival = Arrival(reader.partials(made), lambda wanted: reader.rows([made], wanted))
         folded = self._fold(arrival, reader.past(self._folds), after, ahead.holes)
         self._balance(made, folded)
@@ -96,15 +97,22 @@ class Stepper:
         folded = self._fold(Arrival([], _none), Past(), self.head.watermark, ahead.holes)
         return self._record(SKIPPED, passed.batch, ahead, self.head.watermark, folded, (), {"why": passed.why})
 
-    def _moved(self, batch: BatchPlan) -> Head:
+    def _moved(self, batch: BatchPlan, generation: GenerationRecord) -> Head:
         assert batch.to_instant is not None
         assert batch.from_instant is not None
-        holes = self.head.holes
+        holes = (*self.head.holes, *spans.holes(generation.accounting, self.output.disorder_ms))
         if any(record.losses for record in self.engine.ledger.slices(batch.batch_id)):
             holes = (*holes, (batch.from_instant - self.output.disorder_ms, batch.to_instant))
         return replace(self.head, epoch=batch.epoch, instant=batch.to_instant, holes=holes)
 
-    def _watermark(self, batch: BatchPlan, made: Made, *, chain: bool) -> int | None:
+    def _watermark(self, batch: BatchPlan, generation: GenerationRecord, *, chain: bool) -> int | None:
+        reached = self._reached(batch, (batch.batch_id, generation.generation), chain=chain)
+        limit = spans.limit(generation.accounting, self.output.disorder_ms) if chain else None
+        if limit is None or reached is None:
+            return reached
+        return watermark.later(self.head.watermark, min(reached, limit))
+
+    def _reached(self, batch: BatchPlan, made: Made, *, chain: bool) -> int | None:
         before = self.head.watermark
         parts = self.reader.parts(made)[kind_of(self.output.name)]
         by_end = self.output.time == "processing" or (

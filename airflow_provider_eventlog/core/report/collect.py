@@ -65,6 +65,7 @@ def collect(
         "slices": {"landed": len(slices), "planned": len(batch.slices)},
         "lost": [str(r) for s in slices for r in s.losses],
         "checks": verdicts(declared.get("checks", ()), record.accounting),
+        "completeness": figures.get("completeness", {}),
         "gate": _gate(engine, batch, record, declared),
         "quarantine": {
             "codes": dict(figures.get("quarantine", {})),
@@ -123,6 +124,10 @@ def _gate(engine: Engine, batch: BatchPlan, record: GenerationRecord, declared: 
     share = stopped / (stopped + figures["transform"]["passed"]) if stopped else 0.0
     allowed = declared.get("max_quarantine_ratio")
     rules = [f"check {name}" for name, told in figures.get("checks", {}).items() if told.get("holds")]
+    compared = figures.get("completeness", {})
+    for kind in ("counts", "sequences"):
+        told = compared.get(kind, {}).items()
+        rules += [f"completeness {name}" for name, one in told if one.get("holds") or one.get("pending")]
     if allowed is not None and share > allowed:
         rules.append("max_quarantine_ratio")
     return {

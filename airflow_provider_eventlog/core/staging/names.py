@@ -22,6 +22,7 @@ _FILE = rf"partition=(?P<partition>{_NUMBER})/(?P<start>[0-9]{{19}})-(?P<end>[0-
 _EPOCH = rf"(?P<stream>{_SEGMENT})/epoch=(?P<epoch>{_NUMBER})"
 _PIPELINE = rf"(?P<stream>{_SEGMENT})/pipeline=(?P<pipeline>{_SEGMENT})"
 _GENERATION = rf"{_PIPELINE}/batch=(?P<batch>{_SEGMENT})/gen=(?P<generation>{_NUMBER})"
+_COMPLETENESS = rf"{_PIPELINE}/batch=(?P<batch>{_SEGMENT})/completeness=[0-9a-f]{{24}}"
 _FOLDS = rf"{_PIPELINE}/folds/(?P<output>{_SEGMENT})/log=(?P<log>{_NUMBER})"
 _FORMS = {
     "temporary": re.compile(rf"{re.escape(TEMPORARY)}/[0-9a-f]{{32}}"),
@@ -29,6 +30,9 @@ _FORMS = {
     "manifest": re.compile(rf"{_EPOCH}/manifests/(?P<batch>{_SEGMENT})\.json"),
     "part": re.compile(rf"{_GENERATION}/(?P<kind>{_SEGMENT})/{_FILE}"),
     "commit": re.compile(rf"{_GENERATION}/commit\.json"),
+    "tally": re.compile(rf"{_COMPLETENESS}/{_FILE}"),
+    "sequences": re.compile(rf"{_COMPLETENESS}/sequences\.parquet"),
+    "verdict": re.compile(rf"{_GENERATION}/completeness-[0-9a-f]{{24}}\.json"),
     "report": re.compile(rf"{_GENERATION}/report-(?P<state>[a-z]+)-(?P<digest>[0-9a-f]{{16}})\.html"),
     "fold": re.compile(rf"{_FOLDS}/(?P<n>[0-9]{{12}})-[a-z]+-(?P<digest>[0-9a-f]{{16}})\.parquet"),
     "fold_record": re.compile(rf"{_FOLDS}/(?P<n>[0-9]{{12}})\.json"),

@@ -69,3 +69,22 @@ def fold_file(stream: str, pipeline: str, output: str, log: int, n: int, kind: s
 def fold_record(stream: str, pipeline: str, output: str, log: int, n: int) -> str:
     """The record of fold n, written once it stands; number 0 is the log's own."""
     return f"{fold_log(stream, pipeline, output, log)}/{n:012d}.json"
+
+
+def tally(stream: str, pipeline: str, batch_id: str, digest: str, wanted: OffsetRange) -> str:
+    """What a slice delivers, counted by the rules of a digest."""
+    return f"{_completeness(stream, pipeline, batch_id, digest)}/partition={wanted.partition}/{_file(wanted)}"
+
+
+def sequences(stream: str, pipeline: str, batch_id: str, digest: str) -> str:
+    """Which numbers the chain has delivered up to a batch, by the rules of a digest."""
+    return f"{_completeness(stream, pipeline, batch_id, digest)}/sequences.parquet"
+
+
+def _completeness(stream: str, pipeline: str, batch_id: str, digest: str) -> str:
+    return f"{segment(stream)}/pipeline={segment(pipeline)}/batch={segment(batch_id)}/completeness={digest[:24]}"
+
+
+def completeness(stream: str, pipeline: str, batch_id: str, number: int, digest: str) -> str:
+    """The verdict on a generation by the rules of a digest."""
+    return f"{generation(stream, pipeline, batch_id, number)}/completeness-{digest[:24]}.json"
