@@ -72,29 +72,34 @@ def held(pipeline: Pipeline, planned: PlannedBatch, figures: Mapping[str, Any]) 
 
 def released(engine: Engine, pipeline: Pipeline, planned: PlannedBatch) -> bool:
     """Whether somebody has let this generation pass."""
-    return any(
-        d.pipeline == pipeline.name
-        and d.batch_id == planned.batch.batch_id
-        and d.payload["generation"] == planned.generation
-        for d in engine.ledger.decisions(planned.batch.stream, RELEASE)
-    )
+    batch = planned.batch
+    return planned.generation in _let_pass(engine, batch.stream, pipeline.name, batch.batch_id)
+
+
+def _let_pass(engine: Engine, stream: str, pipeline: str, batch_id: str) -> set[int]:
+    """The generations of a batch that somebody has let pass."""
+    decided = engine.ledger.decisions(stream, RELEASE)
+    return {int(d.payload["generation"]) for d in decided if (d.pipeline, d.batch_id) == (pipeline, batch_id)}
 
 
 def release(engine: Engine, pipeline: str, batch_id: str, *, who: str, why: str, keep: bool = True) -> dict[str, Any]:
-    """Let the held generation of a batch pass: what passed its checks loads once validate is run again.
+    """Let the newest held generation of a batch pass: what passed its checks loads once validate is run again.
 
-    With keep=False it only says what it would release. Raises RequestError for a batch that the pipeline does not
-    have or that is not held; nothing is changed then.
+    One that a later generation has overtaken can be released too: runs that are bound to it are held by it. Of several
+    the newest that nobody has let pass yet is meant. With keep=False it only says what it would release. Raises
+    RequestError for a batch that the pipeline does not have or that is not held; nothing is changed then.
     """
     found = engine.ledger.generations(pipeline, batch_id)
-    if not found or found[-1].state is not GenerationState.HELD:
+    held = [g for g in found if g.state is GenerationState.HELD]
+    if not held:
         state = f"is {found[-1].state.value}" if found else "has no such batch"
         raise RequestError(
             f"Batch {printable(batch_id, 80)} of pipeline {printable(pipeline, 80)} is not held ({state}); nothing was "
             f"released. `eventlog batches --pipeline` shows which are."
         )
-    newest = found[-1]
     plan, _ = engine.ledger.batch(batch_id)
+    let_pass = _let_pass(engine, plan.stream, pipeline, batch_id)
+    newest = next((g for g in reversed(held) if g.generation not in let_pass), held[-1])
     figures = dict(newest.accounting or {})
     if keep:
         deciding.decide(

@@ -56,12 +56,20 @@ def _whole(run: Audit, epoch: int, *, newest: bool) -> Iterator[Finding]:
             yield _hole(epoch, low, high, rest, newest=newest)
     gaps = subtract(missing, holes)
     if gaps:
+        # Of a topic that is gone nobody can take them any more; a batch that lacks them is told of by itself.
         yield Finding(
             "gap",
             f"epoch {epoch}, {_some(gaps)}",
             f"{sum(map(len, gaps)):,} offsets inside the chain belong to no batch.",
-            CHANGED,
+            f"{_FORGOTTEN} {CHANGED}" if newest else "",
+            damaged=newest,
         )
+
+
+_FORGOTTEN = (
+    "If the ledger was made again after a loss, a back-fill had planned them: take them with `eventlog backfill "
+    "--pipeline FILE.py:VARIABLE --offsets`. Otherwise:"
+)
 
 
 def _hole(epoch: int, low: Cut, high: Cut, rest: tuple[OffsetRange, ...], *, newest: bool) -> Finding:

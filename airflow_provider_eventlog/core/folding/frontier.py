@@ -49,14 +49,14 @@ def next_of(engine: Engine, stream: str, head: Head) -> Enter | Pass | Wait:
     """What the frontier meets; chain batches of a later epoch follow the last one of the epoch before."""
     pipeline = head.log.pipeline
     epoch, instant = head.epoch, head.instant
-    epochs = [e.epoch for e in engine.ledger.epochs(stream) if e.epoch > epoch]
     batch = _first(engine, stream, epoch, instant)
-    if batch is None and epochs:
+    later = [e.epoch for e in engine.ledger.epochs(stream) if e.epoch > epoch] if batch is None else []
+    for following in later:
         # What was never planned of a topic that is gone can never come; the adopted one begins where it was adopted.
-        epoch = epochs[0]
-        batch = _first(engine, stream, epoch, 0)
+        batch = _first(engine, stream, following, 0)
         if batch is not None and batch.from_instant is not None:
-            instant = batch.from_instant
+            epoch, instant = following, batch.from_instant
+            break
     if batch is None or batch.from_instant is None or batch.to_instant is None:
         return Wait()
     if batch.from_instant > instant:

@@ -27,7 +27,7 @@ from airflow_provider_eventlog.core.adopting import ADOPT
 from airflow_provider_eventlog.core.engine import no_progress
 from airflow_provider_eventlog.core.errors import ReadCancelledError, RequestError, StagingCorruptError
 from airflow_provider_eventlog.core.ledger import make_ledger
-from airflow_provider_eventlog.core.offsets import TopicIdentity
+from airflow_provider_eventlog.core.offsets import OffsetRange, TopicIdentity, format_ranges
 from airflow_provider_eventlog.core.protocols import EpochRecord, Staging, Target
 from airflow_provider_eventlog.core.rebuilding import evidence as evidence_
 from airflow_provider_eventlog.core.rebuilding import folded, reading, verifying
@@ -46,7 +46,8 @@ LOST = (
     "what each run was bound to: the next plan of an interval or of offsets finds the same batches and generations; a "
     "run that is under way, or took what came since the last batch, is cleared from plan",
     "batches that were planned and not landed whole: they are planned again, by the next run or, where a later batch "
-    "is landed, as holes (eventlog backfill --holes); a stream that has landed nothing begins again at its start",
+    "is landed, as holes (eventlog backfill --holes); offsets of a back-fill that lie within a landed segment are "
+    "named as a problem; a stream that has landed nothing begins again at its start",
     "retention settings: nothing is removed before the next plan of each pipeline brings them",
     "which recipe was current, if an older one was made current again: the newest counts until the next plan",
 )
@@ -226,6 +227,8 @@ def _batches(work: _Work, writer: Writer) -> Counter[tuple[str, str]]:
 def _verify(work: _Work, connection: Connection, epochs: Iterable[EpochRecord]) -> None:
     found = work.evidence
     verifying.chains(connection, [(e.stream, e.epoch) for e in epochs], work.check_cancelled)
+    for one in epochs:
+        work.problems += _gap(one, verifying.gaps(connection, one.stream, one.epoch))
     by_batch: dict[str, list[str]] = {}
     for (_, batch_id), of in found.commits.items():
         by_batch.setdefault(batch_id, []).extend(of.values())
@@ -237,6 +240,17 @@ def _verify(work: _Work, connection: Connection, epochs: Iterable[EpochRecord]) 
         verifying.commits(connection, work.staging, stream, by_batch.get(batch_id, ()))
         if done % _EVERY == 0 or done == len(found.manifests):
             work.progress("verified batches", done, len(found.manifests))
+
+
+def _gap(epoch: EpochRecord, gaps: tuple[OffsetRange, ...]) -> list[Problem]:
+    if not gaps:
+        return []
+    what = (
+        f"{sum(map(len, gaps)):,} offsets lie between landed batches and belong to none: a back-fill had planned them "
+        f"and had not landed them whole. No run takes them by itself."
+    )
+    mend = f'eventlog backfill --pipeline FILE.py:VARIABLE --offsets "{format_ranges(gaps)}"'
+    return [Problem(f"stream {epoch.stream}, epoch {epoch.epoch}", what, mend)]
 
 
 def _strangers(work: _Work) -> None:

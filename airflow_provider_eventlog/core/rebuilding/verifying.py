@@ -13,7 +13,7 @@ from airflow_provider_eventlog.core.auditing.derived import expected_commit
 from airflow_provider_eventlog.core.errors import AccountingError
 from airflow_provider_eventlog.core.ledger import chain, progress
 from airflow_provider_eventlog.core.ledger.upkeep import SqlAudit
-from airflow_provider_eventlog.core.offsets import TopicIdentity
+from airflow_provider_eventlog.core.offsets import OffsetRange, TopicIdentity, between, subtract
 from airflow_provider_eventlog.core.protocols import Staging
 from airflow_provider_eventlog.core.rebuilding import reading
 from airflow_provider_eventlog.core.staging import records
@@ -49,6 +49,17 @@ def chains(connection: Connection, epochs: Iterable[tuple[str, int]], cancelled:
             )
         for batch_id in audit.astray(epoch):
             raise _broken(stream, epoch, f"batch {batch_id} reaches over another one's cut")
+
+
+def gaps(connection: Connection, stream: str, epoch: int) -> tuple[OffsetRange, ...]:
+    """Offsets inside segments of chain batches that no batch has: off-chain batches had them, and were never landed.
+
+    No later run takes them by itself, since they lie in no hole.
+    """
+    audit = SqlAudit(cast("Engine", _Open(connection)), stream)
+    coverage = chain.coverage(connection, stream, epoch)
+    holes = [r for low, high in audit.unplanned(epoch) for r in subtract(between(low, high), coverage)]
+    return subtract(subtract(audit.extents(epoch), coverage), holes)
 
 
 class _Open:
