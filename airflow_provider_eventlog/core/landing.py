@@ -43,6 +43,9 @@ def land_slice(
             raise retention.missing_raw(engine, stream.name, batch.batch_id, path)
         return recorded
     outcome, file = Outcome.EXISTED, engine.staging.stat(path)
+    if file is not None and _of_another_topic(engine, identity, file):
+        engine.staging.set_aside(path, file)
+        file = None
     if file is None:
         try:
             outcome, file = _read_and_publish(engine, stream, identity, piece, path)
@@ -68,6 +71,7 @@ def _read_and_publish(
             source.read(piece.range, record_loss=stream.on_data_loss == "record"),
             piece,
             lambda: source.last_read,
+            identity,
         )
         # A topic that was replaced while it was read must not be published under the old one's offsets.
         _same_topic(identity, source.describe().identity)
@@ -79,6 +83,19 @@ def _read_and_publish(
 def _same_topic(pinned: TopicIdentity, found: TopicIdentity) -> None:
     if pinned != found:
         raise TopicReplacedError(replaced(pinned, found))
+
+
+def _of_another_topic(engine: Engine, identity: TopicIdentity, file: StagedFile) -> bool:
+    """Whether a file that no ledger has was landed from a topic that was there before this one.
+
+    A ledger that was lost before a manifest told of its epoch takes the topic of now for the first one.
+    """
+    try:
+        found = rawfile.read_info(engine.staging.open(file.path)).topic
+    except StagingCorruptError:
+        # What is damaged is told of where it is adopted.
+        return False
+    return found is not None and found != identity
 
 
 def _adopt(engine: Engine, piece: Slice, outcome: Outcome, file: StagedFile) -> SliceRecord:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from airflow_provider_eventlog.core import arrow
 from airflow_provider_eventlog.core.digest import Digest
 from airflow_provider_eventlog.core.errors import StagingCorruptError
-from airflow_provider_eventlog.core.offsets import OffsetRange, Slice
+from airflow_provider_eventlog.core.offsets import OffsetRange, Slice, TopicIdentity
 from airflow_provider_eventlog.core.protocols import SliceRead
 from airflow_provider_eventlog.core.staging import records
 
@@ -64,6 +64,7 @@ class RawFileInfo:
     gaps: tuple[OffsetRange, ...]
     payload_bytes: int
     losses: tuple[OffsetRange, ...] = ()
+    topic: TopicIdentity | None = None
 
     @property
     def lost(self) -> int:
@@ -77,9 +78,13 @@ class RawFileInfo:
 
 
 def write_slice(
-    path: Path, batches: Iterable[pa.RecordBatch], piece: Slice, finished: Callable[[], SliceRead]
+    path: Path,
+    batches: Iterable[pa.RecordBatch],
+    piece: Slice,
+    finished: Callable[[], SliceRead],
+    topic: TopicIdentity | None = None,
 ) -> RawFileInfo:
-    """Write the records of one slice; `finished` is asked after the last batch.
+    """Write the records of one slice; `finished` is asked after the last batch, `topic` says where they come from.
 
     Raises OSError and what `batches` raises; the file is then incomplete and must not be published.
     """
@@ -98,7 +103,7 @@ def write_slice(
         if under_way is not None:
             under_way.result()
         read = finished()
-        info = RawFileInfo(piece, rows, digest.hexdigest(), read.aborted, read.gaps, read.bytes, read.losses)
+        info = RawFileInfo(piece, rows, digest.hexdigest(), read.aborted, read.gaps, read.bytes, read.losses, topic)
         writer.add_key_value_metadata({_KEY.decode(): _to_text(info)})
     return info
 
@@ -184,6 +189,7 @@ def _to_text(info: RawFileInfo) -> str:
             "gaps": [[g.start, g.end] for g in info.gaps],
             "losses": [[g.start, g.end] for g in info.losses],
             "payload_bytes": info.payload_bytes,
+            "topic": None if info.topic is None else info.topic.to_json(),
         },
         FORMAT,
     )
@@ -206,6 +212,7 @@ def read_info(path: Path) -> RawFileInfo:
         gaps=tuple(OffsetRange(piece.partition, start, end) for start, end in value["gaps"]),
         payload_bytes=value["payload_bytes"],
         losses=tuple(OffsetRange(piece.partition, start, end) for start, end in value["losses"]),
+        topic=None if value["topic"] is None else TopicIdentity(**value["topic"]),
     )
 
 

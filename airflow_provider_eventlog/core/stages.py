@@ -261,7 +261,7 @@ def windows_lines(folded: Mapping[str, Any]) -> list[str]:
     """What `fold` has done, one line an output, for people."""
     lines = []
     for name, report in folded.items():
-        late = sum(fold.get("late", 0) for fold in report["folded"])
+        late = sum(fold.get("late", 0) + fold.get("corrected_late", 0) for fold in report["folded"])
         lines.append(
             f"windows {name}: {len(report['folded'])} folds, {report['applied']} change-sets loaded, watermark "
             f"{report['watermark'] or 'unknown'}"

@@ -88,7 +88,7 @@ class Mender:
 
         def write(temporary: Path) -> None:
             rows = source.read(wanted, record_loss=True) if kept else source.read(wanted)
-            info = rawfile.write_slice(temporary, rows, piece, lambda: self._as_recorded(record))
+            info = rawfile.write_slice(temporary, rows, piece, lambda: self._as_recorded(record), epoch.identity)
             if (info.digest, source.last_read.gaps) != (record.digest, record.gaps):
                 raise ContentMismatchError(
                     f"Kafka gives other records for {wanted.people} now than were landed ({info.rows} of "

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Another attempt that was quicker shows in the log at once; so often in vain there is none.
 _REFUSED = 5
+_LATE = ("late", "late_pairs", "corrected_late", "late_gone")
+_TOLD = ("rows", "placed", "outside", *_LATE, "windows", "final", "amended", "deleted", "kept")
 
 
 def advance(engine: Engine, pipeline: Pipeline, output: Windows, batches: Sequence[BatchPlan] = ()) -> dict[str, Any]:
@@ -154,5 +156,4 @@ def _apart(stepper: Stepper, batches: Sequence[BatchPlan]) -> list[BatchPlan]:
 
 
 def _told(record: FoldRecord) -> dict[str, Any]:
-    names = ("rows", "placed", "late", "outside", "late_pairs", "windows", "final", "amended", "deleted", "kept")
-    return {name: record.accounting[name] for name in names if name in record.accounting}
+    return {name: record.accounting[name] for name in _TOLD if name in record.accounting}

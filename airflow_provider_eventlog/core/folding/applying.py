@@ -8,6 +8,7 @@ from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.folding import files
 from airflow_provider_eventlog.core.protocols import FoldLog, FoldRecord, OutputId
 from airflow_provider_eventlog.core.staging.records import digest
+from airflow_provider_eventlog.core.windows.corrected import KEY
 from airflow_provider_eventlog.core.windows.plan import WindowPlan
 from airflow_provider_eventlog.declare.outputs import DuckDB, Rows
 from airflow_provider_eventlog.declare.pipeline import Pipeline
@@ -15,9 +16,9 @@ from airflow_provider_eventlog.declare.windows import Windows
 
 # The output whose table has an output's late rows.
 _LATE = "{}.late"
-LATE_KEY = ("_partition", "_offset", "_row", "_window_start")
+LATE_KEY = KEY
 # Of what a fold leaves, what goes into each table: rows to upsert, and keys to delete.
-KINDS, LATE_KINDS = (files.UPSERTS, files.DELETES), (files.LATE, "")
+KINDS, LATE_KINDS = (files.UPSERTS, files.DELETES), (files.LATE, files.LATE_GONE)
 
 
 def late_output(output: str) -> str:

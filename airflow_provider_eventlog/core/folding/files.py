@@ -16,7 +16,9 @@ from airflow_provider_eventlog.core.rawfile import GROUP_ROWS, WRITING
 from airflow_provider_eventlog.core.staging import paths
 
 # What a fold leaves. `state` is whole and stands in for all deltas before it; what has no rows has no file.
-STATE, DELTA, UPSERTS, DELETES, LATE, CLOSED = "state", "delta", "upserts", "deletes", "late", "closed"
+STATE, DELTA, UPSERTS, DELETES, CLOSED = "state", "delta", "upserts", "deletes", "closed"
+# Late rows, and the keys of those that a corrected generation has taken back.
+LATE, LATE_GONE = "late", "lategone"
 
 
 def publish(

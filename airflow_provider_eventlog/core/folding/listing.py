@@ -19,9 +19,10 @@ from airflow_provider_eventlog.core.planning.words import when
 from airflow_provider_eventlog.core.protocols import FoldRecord
 from airflow_provider_eventlog.core.session import session
 from airflow_provider_eventlog.core.windows import frames
+from airflow_provider_eventlog.core.windows.corrected import KEY as LATE_KEY
 
 STATES = ("open", "final", "amended")
-_TOTALS = ("rows", "placed", "late", "outside", "late_pairs", "amended", "kept")
+_TOTALS = ("rows", "placed", "late", "outside", "late_pairs", "corrected_late", "late_gone", "amended", "kept")
 _SHOWN = ("window_start", "window_end", "_rows", "_revision", "_final", "_complete")
 
 
@@ -74,7 +75,8 @@ def windows(
         _numbered(engine, folds, files.UPSERTS, [*by, *_SHOWN]),
         _numbered(engine, folds, files.DELETES, names),
     )
-    late = _numbered(engine, folds, files.LATE, [*by, "_window_start"])
+    late = _numbered(engine, folds, files.LATE, [*by, *LATE_KEY])
+    late_gone = _numbered(engine, folds, files.LATE_GONE, LATE_KEY)
     if published is None:
         return []
     with session(threads=1) as connection:
@@ -91,11 +93,11 @@ def windows(
             query = f"SELECT w.* FROM ({query}) w WHERE NOT EXISTS (SELECT 1 FROM _gone g WHERE {same} AND g._n > w._n)"
         counted = "0"
         if late is not None:
-            connection.register("_late", late)
+            connection.register("_every_late", late)
+            rows = _newest_late(connection, late_gone)
             same = " AND ".join(f"l.{quote(name)} IS NOT DISTINCT FROM w.{quote(name)}" for name in by)
-            counted = (
-                f"(SELECT count(*) FROM _late l WHERE {same + ' AND ' if same else ''}l._window_start = w.window_start)"
-            )
+            same = f"{same + ' AND ' if same else ''}l._window_start = w.window_start"
+            counted = f"(SELECT count(*) FROM ({rows}) l WHERE {same})"
         wanted = {"open": "NOT _final", "final": "_final", "amended": "_amended", None: "true"}[state]
         shown = ", ".join(quote(name) for name in [*by, *_SHOWN])
         found = connection.sql(
@@ -106,6 +108,17 @@ def windows(
         {name: value.isoformat() if name.startswith("window_") else value for name, value in row.items()}
         for row in found.to_pylist()
     ]
+
+
+def _newest_late(connection: Any, gone: pa.Table | None) -> str:
+    """SQL of the late rows as the newest corrections left them."""
+    key = ", ".join(LATE_KEY)
+    query = f"SELECT * FROM _every_late QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY _n DESC) = 1"
+    if gone is None:
+        return query
+    connection.register("_late_gone", gone)
+    same = " AND ".join(f"g.{name} IS NOT DISTINCT FROM e.{name}" for name in LATE_KEY)
+    return f"SELECT * FROM ({query}) e WHERE NOT EXISTS (SELECT 1 FROM _late_gone g WHERE {same} AND g._n > e._n)"
 
 
 def _numbered(engine: Engine, folds: Sequence[FoldRecord], kind: str, names: Sequence[str]) -> pa.Table | None:

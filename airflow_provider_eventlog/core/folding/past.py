@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from airflow_provider_eventlog.core import partfile
@@ -18,6 +19,7 @@ from airflow_provider_eventlog.core.folding.partials import kind_of, with_times
 from airflow_provider_eventlog.core.naming import printable
 from airflow_provider_eventlog.core.protocols import FoldRecord, PartRecord
 from airflow_provider_eventlog.core.windows import frames, lookups, state
+from airflow_provider_eventlog.core.windows.corrected import KEY, last_final
 from airflow_provider_eventlog.core.windows.fold import Past
 from airflow_provider_eventlog.core.windows.plan import WindowPlan
 
@@ -86,6 +88,18 @@ class Reader:
 
         return Past(rows, closed)
 
+    def late(self, folds: Sequence[FoldRecord], batch_id: str) -> pa.Table:
+        """What of a batch is in the late output behind these folds (`plan.late`)."""
+        about = [fold for fold in folds if fold.about == batch_id]
+        return newest_late(self.engine, self.connection, self.plan, about)
+
+    def last_final(self, folds: Sequence[FoldRecord]) -> pa.Table:
+        """The last final session of each key, as rows of a state (`corrected.last_final`)."""
+        columns = [*self.plan.by, "window_start", "window_end", "_final"]
+        found = [t.select(columns) for fold in folds for t in files.read(self.engine, fold, files.UPSERTS)]
+        empty = pa.schema([self.plan.result.field(name) for name in columns])
+        return last_final(self.connection, self.plan, frames.concat(found, empty))
+
     def in_time(self, rows: pa.Table, folds: Sequence[FoldRecord]) -> pa.Table:
         """Rows without those that went to the late output, where sessions must not see them again."""
         if self.plan.grid is not None or not rows.num_rows:
@@ -107,6 +121,35 @@ class Reader:
 
     def _table(self, part: PartRecord) -> pa.Table:
         return partfile.read_table(self.engine.staging.open(part.file.path, part.file))
+
+
+def newest_late(
+    engine: Engine, connection: duckdb.DuckDBPyConnection, plan: WindowPlan, folds: Sequence[FoldRecord]
+) -> pa.Table:
+    """The late rows that folds leave together, by position and window: corrections take some of them back."""
+    numbered = {kind: _numbered(engine, folds, kind) for kind in (files.LATE, files.LATE_GONE)}
+    late, gone = numbered[files.LATE], numbered[files.LATE_GONE]
+    if late is None:
+        return frames.concat([], plan.late)
+    frames.show(connection, "_every_late", late, dict(plan.columns))
+    key = frames.listed(KEY).removesuffix(", ")
+    query = f"SELECT * FROM _every_late QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY _n DESC) = 1"  # noqa: S608
+    if gone is not None:
+        frames.show(connection, "_late_gone", gone)
+        same = frames.same(KEY, "g", "l")
+        query = (
+            f"SELECT l.* FROM ({query}) l WHERE NOT EXISTS (SELECT 1 FROM _late_gone g WHERE {same} AND g._n > l._n)"  # noqa: S608
+        )
+    return frames.fetch(connection, f"SELECT * EXCLUDE (_n) FROM ({query}) ORDER BY {key}", plan.late)  # noqa: S608
+
+
+def _numbered(engine: Engine, folds: Sequence[FoldRecord], kind: str) -> pa.Table | None:
+    tables = [
+        frames.with_numbers(table, _n=np.full(table.num_rows, fold.n, np.int64))
+        for fold in folds
+        for table in files.read(engine, fold, kind)
+    ]
+    return pa.concat_tables(tables) if tables else None
 
 
 def _span(wanted: pa.Table) -> tuple[int, int] | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from airflow_provider_eventlog.core.completeness import spans
@@ -19,7 +20,8 @@ from airflow_provider_eventlog.core.folding.partials import kind_of
 from airflow_provider_eventlog.core.folding.past import Made, Reader, meets
 from airflow_provider_eventlog.core.offsets import BatchPlan
 from airflow_provider_eventlog.core.protocols import FoldRecord, GenerationRecord
-from airflow_provider_eventlog.core.windows import state, watermark
+from airflow_provider_eventlog.core.windows import frames, state, watermark
+from airflow_provider_eventlog.core.windows.corrected import LateAgain, late_again, unchanged
 from airflow_provider_eventlog.core.windows.fold import Arrival, Folded, Past, fold
 from airflow_provider_eventlog.core.windows.plan import WindowPlan
 from airflow_provider_eventlog.core.windows.watermark import Seen
@@ -69,6 +71,7 @@ class Stepper:
         """Let a newer generation take the place of the one by which the batch had entered; None as for `enter`.
 
         Open windows that either touches are made again from all that entered; final ones stay unless the output amends.
+        What these do not hold of the corrected generation is late, and what is late of the replaced one alone is gone.
         """
         made, folds, reader = (batch.batch_id, generation.generation), self._folds(), self.reader
         entered = head.current(folds)
@@ -85,10 +88,32 @@ class Stepper:
 
         partials = [table for one in near for table in reader.partials(one, span)]
         arrival = Arrival(partials, rows, [*reader.partials(old), *reader.partials(made)])
-        folded = self._fold(arrival, reader.past(self._folds), self.head.watermark, self.head.holes)
+        known = self.state
+        if self.plan.grid is None and not self.plan.amends:
+            known = pa.concat_tables([known, reader.last_final(folds)])
+        folded = self._fold(arrival, reader.past(self._folds), self.head.watermark, self.head.holes, known)
         inputs = ((*made, generation.digest or ""), *((*one, "") for one in near if one != made))
+        again = self._late_again(made, old, folds, folded)
+        folded = replace(folded, late=again.late, counts=folded.counts | again.counts)
         more = {"generation": made[1], "times": self._times(made), "instead_of": old[1]}
-        return self._record(CORRECTION, batch, self.head, self.head.watermark, folded, inputs, more)
+        return self._record(CORRECTION, batch, self.head, self.head.watermark, folded, inputs, more, again.gone)
+
+    def _late_again(self, made: Made, old: Made, folds: Sequence[FoldRecord], folded: Folded) -> LateAgain:
+        """What the correction does to the late output."""
+        before, reader = self.head.watermark, self.reader
+        if self.plan.amends or before is None:
+            return unchanged(self.plan)
+        # A row at or behind the watermark has no window that is final.
+        all_before = frames.numbers_table(_from=np.array([-(2**62)]), _until=np.array([before * 1000]))
+        return late_again(
+            self.connection,
+            self.plan,
+            made=reader.rows([made], all_before),
+            old=reader.rows([old], all_before),
+            known=reader.late(folds, made[0]),
+            left=folded.left,
+            before_us=before * 1000,
+        )
 
     def skip(self, passed: Pass) -> FoldRecord | None:
         """Let the frontier pass a segment; windows that it may touch are not whole. None as for `enter`."""
@@ -126,11 +151,18 @@ class Stepper:
         scheduled = end.instant if end is not None and end.kind == "interval" else None
         return watermark.advance(before, seen, self.output.disorder_ms, instant=scheduled, chain=chain)
 
-    def _fold(self, arrival: Arrival, past: Past, after: int | None, holes: tuple[Span, ...]) -> Folded:
+    def _fold(
+        self,
+        arrival: Arrival,
+        past: Past,
+        after: int | None,
+        holes: tuple[Span, ...],
+        known: pa.Table | None = None,
+    ) -> Folded:
         return fold(
             self.connection,
             self.plan,
-            self.state,
+            self.state if known is None else known,
             arrival,
             before=self.head.watermark,
             after=after,
@@ -181,6 +213,7 @@ class Stepper:
         folded: Folded,
         inputs: tuple[tuple[str, int, str], ...],
         more: Mapping[str, Any],
+        late_gone: pa.Table | None = None,
     ) -> FoldRecord | None:
         engine, log, n = self.engine, self.head.log, self.head.n + 1
         if n == 1 and logs.open_log(engine, self.stream, log) != log:
@@ -192,6 +225,7 @@ class Stepper:
             files.UPSERTS: folded.upserts,
             files.DELETES: folded.deletes,
             files.LATE: folded.late,
+            **({} if late_gone is None else {files.LATE_GONE: late_gone}),
             files.CLOSED: folded.closed,
         }
         moves = batch is not None and cause in (BATCH, SKIPPED)

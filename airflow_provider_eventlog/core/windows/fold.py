@@ -77,6 +77,7 @@ class Folded:
     counts   rows = placed + late + outside (of rows that came for the first time); late_pairs counts (row, window)
              pairs; kept: final windows that a replacement left as they were; windows, final, amended: upserts, those
              that are final, those that were final before; deleted
+    left     of a replacement in sessions by inactivity: positions of rows that no session took
     """
 
     delta: pa.Table
@@ -85,6 +86,7 @@ class Folded:
     late: pa.Table
     closed: pa.Table
     counts: dict[str, int]
+    left: pa.Table | None = None
 
 
 @dataclass(slots=True)
@@ -112,6 +114,7 @@ class Job:
     retired: list[pa.Table] = field(default_factory=list)
     late: list[pa.Table] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    left: pa.Table | None = None
 
 
 def fold(
@@ -183,6 +186,7 @@ def _result(job: Job, holes: Sequence[tuple[int | None, int | None]]) -> Folded:
         _ordered(job, frames.concat(job.late, plan.late), ["_partition", "_offset", "_row", "_window_start"]),
         closed,
         job.counts,
+        job.left,
     )
 
 

@@ -132,9 +132,12 @@ def _tell(job: Job, scan: Callable[[Rows, pa.Table], Sessions]) -> None:
     earlier = job.past.rows(wanted) if first_time and old else None
     lookups.gather(connection, plan, "_rows_at", job.arrival.rows(wanted), earlier)
     _sort(job)
-    numbers = "_component, _t, _new, _starts, _ends, _until, _final_first, _final_last, _final_end"
+    numbers = "_component, _t, _new, _old, _starts, _ends, _until, _final_first, _final_last, _final_end"
     table = frames.fetch(connection, f"SELECT {numbers} FROM _sorted ORDER BY _n")
-    new = frames.truth(table, "_new") & first_time
+    new = frames.truth(table, "_new")
+    if not first_time:
+        # Where nothing is open a corrected generation changes nothing: what is final by now was final before.
+        new = frames.number(table, "_old") == 0
     rows = Rows(
         frames.number(table, "_component"),
         frames.number(table, "_t"),
@@ -149,6 +152,10 @@ def _tell(job: Job, scan: Callable[[Rows, pa.Table], Sessions]) -> None:
         _late(job)
     else:
         job.counts["kept"] += int((told.of == NONE).sum())
+        if plan.session.gap_ms is not None:
+            positions = listed(lookups.POSITIONS, "s.").removesuffix(", ")
+            left = f"SELECT {positions} FROM _sorted s JOIN _told t USING (_n) WHERE t._of = {NONE} ORDER BY s._n"
+            job.left = frames.fetch(connection, left)
 
 
 def _sort(job: Job) -> None:
@@ -159,7 +166,7 @@ def _sort(job: Job) -> None:
     final = ", ".join(f"coalesce(j.{name}, {0 if name == '_final_first' else _BEFORE}) AS {name}" for name in _FINAL)
     marked = f"SELECT *, {starts} AS _starts, {ends} AS _ends FROM _rows_at"
     query = f"""
-        SELECT r.*, j._component, j._until, {final},
+        SELECT r.*, j._component, j._until, j._old, {final},
                row_number() OVER (ORDER BY j._component, r._t, {POSITION}) - 1 AS _n
         FROM ({marked}) r JOIN _told_of j ON {same(plan.by, "r", "j")} AND r._t >= j._lo AND r._t < j._until
     """

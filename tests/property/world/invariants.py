@@ -29,6 +29,7 @@ class Promises:
     stats: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     losses: dict[str, tuple[OffsetRange, ...]] = field(default_factory=dict)
     checked: set[tuple[Any, ...]] = field(default_factory=set)
+    aside: set[str] = field(default_factory=set)
     recipes: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -48,10 +49,12 @@ class Promises:
     def immutable(self) -> None:
         """immutable, deterministic: a name has one content for good, whatever was killed, removed and made again."""
         now: dict[str, tuple[int, int, int]] = {}
-        for name in self.world.moved_away:
-            self.seen.pop(name, None)
         for path in sorted(self.world.root.rglob("*")):
             name = str(path.relative_to(self.world.root))
+            if name.startswith(ASIDE) and path.is_file() and name not in self.aside:
+                # What an earlier topic left below a name gives it free.
+                self.aside.add(name)
+                self.seen.pop(str(path.parent.relative_to(self.world.root / ASIDE)), None)
             if name.startswith((TEMPORARY, ASIDE)) or not path.is_file():
                 continue
             stat = path.stat()
@@ -59,7 +62,6 @@ class Promises:
             if self.stats.get(name) != now[name]:
                 self._appeared(name, path)
         self.stats = now
-        self.world.moved_away.clear()
 
     def _appeared(self, name: str, path: Path) -> None:
         digest = sha256(path.read_bytes()).hexdigest()

@@ -34,7 +34,6 @@ from airflow_provider_eventlog.core.fsck import fsck
 from airflow_provider_eventlog.core.offsets import OffsetRange, merged
 from airflow_provider_eventlog.core.rebuilding.ledger import rebuild_ledger
 from airflow_provider_eventlog.core.requests import RunRequest
-from airflow_provider_eventlog.core.staging.names import parse
 from airflow_provider_eventlog.declare import Pipeline
 from tests.property.world import declared
 from tests.property.world.attempts import Attempt, Fault, stated
@@ -97,7 +96,6 @@ class World:
     errors: Counter[str] = field(default_factory=Counter)
     waiting: str = ""
     rebuilt: bool = False
-    moved_away: set[str] = field(default_factory=set)
     told: tuple[OffsetRange, ...] = ()
 
     @property
@@ -258,15 +256,6 @@ class World:
         shutil.rmtree(lost)
         self.counts["ledger lost"] += 1
         self.rebuilt = True
-        # A raw file does not tell its topic. Of an epoch that nothing else tells of it has to be moved away by hand, or
-        # another topic under the same name would find it.
-        known = {epoch for (epoch,) in self.asked("SELECT epoch FROM epoch")}
-        for file in self.root.glob(f"{TOPIC}/epoch=*/raw/*/*.parquet"):
-            name = str(file.relative_to(self.root))
-            of = parse(name)
-            if of is not None and of.epoch not in known:
-                file.unlink()
-                self.moved_away.add(name)
         found = [r for problem in made["problems"] for r in re.findall(r"\b\d+:\d+-\d+\b", problem["mend"])]
         self.told = merged([*self.told, *map(OffsetRange.parse, found)])
         return made

@@ -15,7 +15,7 @@ from airflow_provider_eventlog.core.errors import CheckFailedError, RecipeChange
 from airflow_provider_eventlog.core.folding.upgrading import upgrade
 from airflow_provider_eventlog.core.requests import RunRequest
 from airflow_provider_eventlog.core.selection import Selection
-from airflow_provider_eventlog.declare import Check, Pipeline
+from airflow_provider_eventlog.declare import Check, DuckDB, Pipeline
 from tests.support.listlog import ListLog, engine_over
 from tests.unit.folding.world import CATCHING_UP, MINUTE, SHOWN, T0, interval, pipeline, rows, send, windows
 
@@ -47,8 +47,8 @@ def redrive(engine: Engine, made: Pipeline, **more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("on_late", ["late", "amend"])
 def test_open_and_final_windows_by_policy(engine: Engine, log: ListLog, tmp_path: Path, on_late: str) -> None:
-    """A redriven row enters an open window; a final one stays, or is amended, as declared."""
-    output = windows(on_late=on_late)
+    """A redriven row enters an open window; a final one stays and the row is late, or it is amended, as declared."""
+    output = windows(on_late=on_late, **({"late": DuckDB("w.duckdb", table="late")} if on_late == "late" else {}))
     send(log, ("a", 1, 1.0), ("a", 20, 1.5), ("a", 2, 9.2), ("a", 30, 9.5))
     stages.run(engine, strict(output), interval(0), "r0")
     assert rows(tmp_path, SHOWN) == [("a", 1.0, 1, 1, True, 1), ("a", 9.0, 1, 2, False, 1)]
@@ -61,6 +61,8 @@ def test_open_and_final_windows_by_policy(engine: Engine, log: ListLog, tmp_path
     first = ("a", 1.0, 2, 21, True, 2) if on_late == "amend" else ("a", 1.0, 1, 1, True, 1)
     assert [row[:5] for row in rows(tmp_path, SHOWN)] == [first[:5], ("a", 9.0, 2, 32, False)]
     assert next(row[5] for row in rows(tmp_path, SHOWN) if row[1] == 1.0) == first[5]
+    if on_late == "late":
+        assert rows(tmp_path, "v, _reason, _offset", "late") == [(20, "final before the row came", 1)]
 
 
 def test_a_gate_that_held_windows_back_lets_all_go_on(engine: Engine, log: ListLog, tmp_path: Path) -> None:
