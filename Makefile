@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 UV_VERSION := $(shell sed -n 's/^uv==//p' constraints.txt)
 
-.PHONY: setup demo test lint format types unit test-crash test-cluster test-kafka test-airflow bench clean
+.PHONY: setup demo test lint format types unit test-crash test-cluster test-kafka test-airflow fuzz bench clean
 
 setup: $(STAMP)
 
@@ -47,6 +47,10 @@ test-airflow: setup
 
 test: lint types
 	$(BIN)/python -m pytest
+
+fuzz: setup
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[kafka,dev,fuzz]"
+	$(BIN)/python -m tests.fuzz.target
 
 bench: setup
 	$(BIN)/python -m bench

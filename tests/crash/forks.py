@@ -72,13 +72,15 @@ def _serve() -> None:
 
     import airflow_provider_eventlog.core.deriving
     import airflow_provider_eventlog.core.folding.advancing
+    import airflow_provider_eventlog.core.fsck
+    import airflow_provider_eventlog.core.gc
     import airflow_provider_eventlog.core.ledger
     import airflow_provider_eventlog.core.loading
     import airflow_provider_eventlog.core.planning
     import airflow_provider_eventlog.core.staging.local
     import airflow_provider_eventlog.core.targets.duckdb
     import airflow_provider_eventlog.core.validating  # noqa: F401
-    from tests.crash import folding_world, world  # noqa: F401
+    from tests.crash import folding_world, quality_world, upkeep, world  # noqa: F401
 
     gc.freeze()
     children: set[int] = set()
