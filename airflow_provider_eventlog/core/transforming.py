@@ -59,6 +59,9 @@ _STORABLE = frozenset(
 # The engine's type of a column, kept beside the Arrow type that it travels as.
 TYPE_KEY = b"eventlog.type"
 _ROWS = "_rows"
+# What a recipe's analysis has found: a plan says nothing of data or session, and each slice and fold asks for it.
+_ANALYZED: dict[str, TransformPlan] = {}
+_REMEMBERED = 64
 _FIRST_TIME, _LAST_TIME = "TIMESTAMP '0001-01-01'", "TIMESTAMP '10000-01-01'"
 _POSITION_FIELDS = (
     pa.field("_partition", pa.int32(), metadata={TYPE_KEY: b"INTEGER"}),
@@ -111,12 +114,19 @@ class TransformResult:
 
 
 def analyze(pipeline: Pipeline) -> TransformPlan:
-    """Check the transform, event time and checks without data.
+    """Check the transform, event time and checks without data; a process does so once for a recipe.
 
     Raises TransformError, EventTimeError, CheckDefinitionError, each naming what is wrong and the columns there are.
     """
-    with session(threads=1) as connection:
-        return _analyze(connection, pipeline)
+    recipe = pipeline.recipe
+    known = _ANALYZED.get(recipe)
+    if known is None:
+        with session(threads=1) as connection:
+            known = _analyze(connection, pipeline)
+        if len(_ANALYZED) >= _REMEMBERED:
+            _ANALYZED.clear()
+        _ANALYZED[recipe] = known
+    return known
 
 
 def transform_slice(pipeline: Pipeline, raw: Path | pa.Table) -> TransformResult:

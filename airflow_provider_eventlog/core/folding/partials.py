@@ -28,6 +28,8 @@ _PREFIX = "partials."
 _LOG_APPEND_TIME = 2
 # Batches outside of the chain never move a watermark, so that all of their times may be believed.
 _ALL_TIMES = 2**50
+_PLANS: dict[tuple[str, str], WindowPlan] = {}
+_REMEMBERED = 64
 
 
 def kind_of(output: str) -> str:
@@ -41,7 +43,21 @@ def windows_of(pipeline: Pipeline) -> tuple[Windows, ...]:
 
 
 def window_plan(connection: duckdb.DuckDBPyConnection, pipeline: Pipeline, output: Windows) -> WindowPlan:
-    """The plan of an output over the pipeline's rows; raises WindowDefinitionError, EventTimeError."""
+    """The plan of an output over the pipeline's rows; raises WindowDefinitionError, EventTimeError.
+
+    It says nothing of data or session, so that a process makes it once for a recipe.
+    """
+    key = (pipeline.recipe, output.name)
+    known = _PLANS.get(key)
+    if known is None:
+        known = _analyzed(connection, pipeline, output)
+        if len(_PLANS) >= _REMEMBERED:
+            _PLANS.clear()
+        _PLANS[key] = known
+    return known
+
+
+def _analyzed(connection: duckdb.DuckDBPyConnection, pipeline: Pipeline, output: Windows) -> WindowPlan:
     schema = part_schema(pipeline)
     if output.time == "ingest" and TIMESTAMP not in schema.names:
         raise EventTimeError(
