@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 UV_VERSION := $(shell sed -n 's/^uv==//p' constraints.txt)
 
-.PHONY: setup demo test lint format types unit test-crash test-cluster test-kafka test-airflow fuzz bench clean
+.PHONY: setup demo test lint format types unit test-crash test-cluster test-kafka test-airflow fuzz pictures bench clean
 
 setup: $(STAMP)
 
@@ -51,6 +51,9 @@ test: lint types
 fuzz: setup
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[kafka,dev,fuzz]"
 	$(BIN)/python -m tests.fuzz.target
+
+pictures: setup
+	$(BIN)/python -m docs.pictures.draw
 
 bench: setup
 	$(BIN)/python -m bench
