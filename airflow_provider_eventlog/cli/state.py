@@ -91,13 +91,19 @@ def _forecasts(args: argparse.Namespace, ledger: Any) -> dict[str, dict[str, Any
     return found
 
 
-def _chosen(args: argparse.Namespace) -> list[dict[str, Any]]:
+def _chosen(args: argparse.Namespace, *, windows: bool = False) -> list[dict[str, Any]]:
+    """The batches that are asked for; with `windows` what became of each in the windows of the pipeline too."""
     from airflow_provider_eventlog.core import reporting
 
     ledger = _ledger(args)
     try:
-        registered(ledger, args.pipeline)
+        declaration = registered(ledger, args.pipeline)
         found = reporting.batches(ledger, args.pipeline, args.batch)
+        outputs = [o["windows"]["name"] for o in declaration["outputs"] if "windows" in o] if windows else []
+        if outputs:
+            folded = reporting.folded(ledger, args.pipeline, outputs, args.batch)
+            for batch in found:
+                batch["windows"] = {name: folded.get(batch["batch_id"], {}).get(name) for name in outputs}
     finally:
         ledger.close()
     if args.batch is not None and not found:
@@ -112,7 +118,7 @@ def _batches(args: argparse.Namespace) -> dict[str, Any]:
 def _accounting(args: argparse.Namespace) -> dict[str, Any]:
     from airflow_provider_eventlog.core import reporting
 
-    found = _chosen(args)
+    found = _chosen(args, windows=True)
     return {"pipeline": args.pipeline, "batches": found, "total": reporting.totals(found)}
 
 
@@ -183,6 +189,9 @@ _FIGURES = (
 )
 
 
+_FOLDED = ("rows", "placed", "late", "outside", "late_pairs", "corrected_late", "late_gone", "generation")
+
+
 def _show_accounting(document: dict[str, Any]) -> None:
     def row(name: str, state: str, figures: Any) -> list[Any]:
         return [name, state, *((figures or {}).get(stage, {}).get(figure) for stage, figure in _FIGURES)]
@@ -196,3 +205,10 @@ def _show_accounting(document: dict[str, Any]) -> None:
         "offsets = landed + invisible + lost;  landed = typed + tombstones + undecodable;  "
         "passed = typed - filtered + exploded - rejected"
     )
+    folded = [(b["batch_id"], name, f) for b in document["batches"] for name, f in b.get("windows", {}).items()]
+    if folded:
+        render.table(
+            ["batch", "windows", *_FOLDED],
+            [[batch, name, *((figures or {}).get(one) for one in _FOLDED)] for batch, name, figures in folded],
+        )
+        print("rows = placed + late + outside; late_pairs: with each window; a batch without figures is not folded yet")

@@ -92,6 +92,36 @@ def _batch(plan: BatchPlan, generation: GenerationRecord | None) -> dict[str, An
     }
 
 
+_FOLDED = ("rows", "placed", "late", "outside", "late_pairs", "corrected_late", "late_gone")
+
+
+def folded(
+    ledger: Ledger, pipeline: str, outputs: Iterable[str], batch_id: str | None = None
+) -> dict[str, dict[str, dict[str, int]]]:
+    """What became of batches in each windows output, by batch and output; a batch that was not folded is left out.
+
+    rows = placed + late + outside, of the generation that entered first: rows in a window on time, late for all of
+    theirs, in no session. late_pairs counts rows with each window that they are late for; corrections change it.
+    """
+    found: dict[str, dict[str, dict[str, int]]] = {}
+    for output in outputs:
+        log = max((one.log for one in ledger.fold_logs(pipeline, output)), default=None)
+        if log is None:
+            continue
+        if batch_id is None:
+            folds = ledger.folds(pipeline, output, log)
+        else:
+            folds = ledger.folds_about(pipeline, output, log, batch_id)
+        for fold in folds:
+            if fold.about is None or "generation" not in fold.accounting:
+                continue
+            figures = found.setdefault(fold.about, {}).setdefault(output, dict.fromkeys(_FOLDED, 0))
+            figures["generation"] = int(fold.accounting["generation"])
+            for name in _FOLDED:
+                figures[name] += int(fold.accounting.get(name, 0))
+    return found
+
+
 def totals(found: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
     """Sums over the batches that have figures."""
     figures = [b["accounting"] for b in found if b["accounting"]]
