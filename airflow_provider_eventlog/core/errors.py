@@ -202,6 +202,10 @@ class CountsUnavailableError(EventLogError):
     retriable = True
 
 
+class FoldDeadlineError(EventLogError):
+    """Windows did not take a run's batches before the deadline of the task that waited for it."""
+
+
 class CheckDefinitionError(EventLogError):
     """A check does not parse, or names a column that the transform does not give."""
 

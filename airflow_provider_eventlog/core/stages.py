@@ -238,6 +238,27 @@ def fold(engine: Engine, pipeline: Pipeline, bound: RunPlan | None = None) -> di
     return {output.name: advance(engine, pipeline, output, chosen) for output in outputs}
 
 
+def unfolded(engine: Engine, pipeline: Pipeline, run_key: str, folded: Mapping[str, Any]) -> list[str]:
+    """For each windows output that has not taken all batches of a run: what it waits for, for people.
+
+    folded  what `fold` has just said. A batch that windows were let past counts as taken.
+    """
+    from airflow_provider_eventlog.core.folding import logs
+
+    bound = engine.ledger.run_plan(run_key, pipeline.name)
+    found = []
+    for name, report in folded.items():
+        log = logs.newest(engine, pipeline.name, name)
+        missing = [
+            planned.batch.batch_id
+            for planned in bound.batches
+            if log is None or not engine.ledger.folds_about(pipeline.name, name, log.log, planned.batch.batch_id)
+        ]
+        if missing:
+            found.append(f"windows {name} have not taken batch {missing[0]}; they wait for {report['waiting']}")
+    return found
+
+
 def run(engine: Engine, pipeline: Pipeline, request: RunRequest, run_key: str | None = None) -> dict[str, Any]:
     """All stages in this process; a run that failed goes on where it stopped when it is asked for again.
 

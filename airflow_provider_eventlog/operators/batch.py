@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Param, TaskGroup
@@ -10,6 +11,7 @@ from airflow_provider_eventlog.core.errors import DeclarationError
 from airflow_provider_eventlog.core.naming import printable
 from airflow_provider_eventlog.declare.pipeline import Pipeline
 from airflow_provider_eventlog.operators.common import checked_pipeline
+from airflow_provider_eventlog.operators.folding import DEADLINE
 from airflow_provider_eventlog.operators.land import LandSlicesOperator
 from airflow_provider_eventlog.operators.load import LoadBatchOperator
 from airflow_provider_eventlog.operators.plan import PlanBatchOperator
@@ -43,12 +45,15 @@ def eventlog_batch(
     gap: str | None = None,
     read: str = "interval",
     max_batches_per_run: int | None = None,
+    wait_for_fold: bool = False,
+    fold_deadline: str | timedelta | float = DEADLINE,
     group_id: str | None = None,
 ) -> TaskGroup:
     """Add a pipeline's batch to the current DAG: plan >> land (mapped) >> transform (mapped) >> validate >> load.
 
     tasks                "stages", or "one" for a single task `run` that does them all
     parallelism, gap, read, max_batches_per_run   as PlanBatchOperator has them
+    wait_for_fold, fold_deadline   as LoadBatchOperator has them: whether load waits for windows, and how long
     group_id             default: the pipeline's name, dots as underscores
 
     Adds the Dag params `eventlog_what`, `eventlog_offsets`, `eventlog_from`, `eventlog_to`, `eventlog_recompute`,
@@ -66,9 +71,10 @@ def eventlog_batch(
         "parallelism": parallelism,
         "max_batches_per_run": max_batches_per_run,
     }
+    waiting: dict[str, Any] = {"wait_for_fold": wait_for_fold, "fold_deadline": fold_deadline}
     with _group(pipeline, group_id) as group:
         if tasks == "one":
-            RunBatchOperator(task_id="run", **planning)
+            RunBatchOperator(task_id="run", **planning, **waiting)
         else:
             plan = PlanBatchOperator(task_id="plan", **planning)
             land = LandSlicesOperator.partial(task_id="land", pipeline=pipeline).expand(pointer=plan.output)
@@ -76,7 +82,7 @@ def eventlog_batch(
                 pointer=plan.output
             )
             validate = ValidateBatchOperator(task_id="validate", pipeline=pipeline)
-            load = LoadBatchOperator(task_id="load", pipeline=pipeline)
+            load = LoadBatchOperator(task_id="load", pipeline=pipeline, **waiting)
             plan >> land >> transform >> validate >> load
     add_params(group.dag)
     return group

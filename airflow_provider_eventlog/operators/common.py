@@ -93,6 +93,10 @@ class StageOperator(BaseOperator):
         self.declaration: Any = Verbatim(pipeline.serialize())
 
     def execute(self, context: Context) -> Any:
+        """Do the stage."""
+        return self.staged(context)
+
+    def staged(self, context: Context) -> Any:
         """Open the engine and do the stage."""
         self._cancel = threading.Event()
         with retried_only_if_it_can_help():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_eventlog.operators.common import tell_of_windows, warn_of_loss
+from airflow_provider_eventlog.operators.folding import FoldWaitingOperator
 from airflow_provider_eventlog.operators.links import BatchReportLink, reported
 from airflow_provider_eventlog.operators.plan import PlanningOperator
 
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from airflow_provider_eventlog.core.engine import Engine
 
 
-class RunBatchOperator(PlanningOperator):
-    """Plans, lands, transforms, validates and loads; the arguments are those of PlanBatchOperator.
+class RunBatchOperator(PlanningOperator, FoldWaitingOperator):
+    """Plans, lands, transforms, validates and loads; the arguments are those of Plan- and LoadBatchOperator.
 
     A retry goes on where the last attempt stopped. Pushes the report, `{"run": ..., "validate": ..., "load": ...}`.
     """
@@ -36,6 +37,7 @@ class RunBatchOperator(PlanningOperator):
         with reported(engine, self.pipeline, made.run_key, self.log):
             loaded = stages.load(engine, self.pipeline, made.run_key)
         self.log.info("loaded %s batches", len(loaded["batches"]))
+        self.wait_for_windows(engine, made.run_key, loaded)
         tell_of_windows(self.log, self.pipeline, loaded)
         return {
             "run": made.run_key,
