@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-PARTS = ("bench.imports", "bench.small", "bench.land", "bench.plan")
+PARTS = ("bench.imports", "bench.small", "bench.land", "bench.plan", "bench.windows")
 
 
 def main() -> int:
