@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import random
 import shutil
 import signal
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,90 +16,16 @@ import pytest
 from tests.crash import folding_world as world
 from tests.crash.compare import difference
 from tests.crash.conftest import Bench, Case, ended
+from tests.crash.steps import Step, killed, twice, walked
 from tests.crash.test_zombies import arrived, stated
 
 WORK = "tests.crash.folding_world"
 
 
-@dataclass(frozen=True)
-class Step:
-    """A unit of the undisturbed world: what stood before it, what it did and what it left."""
-
-    unit: str
-    before: Path = field(repr=False)
-    applied: list[str] = field(repr=False)
-    calm: dict[str, Any] = field(repr=False)
-
-    def attempt(self, case: Case, **more: Any) -> dict[str, Any]:
-        """The unit as a worker does it, with a fault or without."""
-        return case.attempt(work=WORK, units=[self.unit], **more)
-
-    def set_up(self, case: Case) -> None:
-        """Put what stood before into a case, all of it synced."""
-        home = case.folder / "home"
-        shutil.copytree(self.before, home, dirs_exist_ok=True)
-        (case.folder / "disk.json").write_text(json.dumps(world.settled(home)))
-        (case.folder / "applied").write_text("".join(f"{one}\n" for one in self.applied))
-
-    @property
-    def names(self) -> list[str]:
-        """The effects of the unit."""
-        found: list[str] = self.calm["effects"]["names"]
-        return found
-
-
 @pytest.fixture(scope="module")
 def steps(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> list[Step]:
     """The undisturbed world, unit by unit."""
-    folder = tmp_path_factory.mktemp("steps")
-
-    def walk(case: Case) -> list[Step]:
-        found = []
-        for number, unit in enumerate(world.UNITS):
-            before, applied = folder / str(number), world.applied(case.folder)
-            shutil.copytree(case.folder / "home", before)
-            told = case.attempt(work=WORK, units=[unit])
-            assert "world" in told, told
-            found.append(Step(unit, before, applied, told))
-        return found
-
-    made: list[Step] = bench.case(walk)
-    return made
-
-
-def killed(bench: Bench, asked: Iterable[tuple[Step, int]], mode: str, **retry: Any) -> None:
-    """Kill at each of the effects; retry; compare. A kill that did not happen is a failure too."""
-
-    def one(case: Case, where: tuple[Step, int]) -> str | None:
-        step, at = where
-        name = f"{step.unit} killed {mode} {at} {step.names[at - 1]}"
-        step.set_up(case)
-        told = step.attempt(case, at=at, mode=mode, look=False)
-        if told.get("killed") is None:
-            return f"{name}: was not killed"
-        found = difference(step.attempt(case, **retry), step.calm) or twice(case)
-        return found and f"{name}: {found}"
-
-    chosen = list(asked)
-    assert chosen
-    assert bench.each(one, chosen) == []
-
-
-def twice(case: Case) -> str | None:
-    """Change-sets that attempts were told of as taken more than once."""
-    taken = world.applied(case.folder)
-    again = sorted({one for one in taken if taken.count(one) > 1})
-    return f"taken twice: {', '.join(again)}" if again else None
-
-
-def moments(step: Step) -> list[int]:
-    """The effects in front of which something else stands on the disk than in front of the one before.
-
-    A call of a protocol does nothing before the first effect within it, and a statement nothing before its commit.
-    """
-    within = ("target CREATE", "target COMMENT", "target DELETE", "target INSERT")
-    coarse = step.calm["effects"]["coarse"]
-    return [at for at, name in enumerate(step.names, 1) if at not in coarse and name not in within]
+    return walked(bench, tmp_path_factory.mktemp("steps"), WORK, world.UNITS)
 
 
 def units(steps: list[Step], *parts: str) -> list[Step]:
@@ -113,9 +36,9 @@ def units(steps: list[Step], *parts: str) -> list[Step]:
 def shared(asked: list[Step]) -> list[tuple[Step, int]]:
     """All moments of the first run; the later ones have much the same effects, and die in turn of every other one."""
     first, *others = asked
-    found = [(first, at) for at in moments(first)]
+    found = [(first, at) for at in first.moments]
     for number, step in enumerate(others):
-        found += [(step, at) for at in moments(step)[number :: len(others)]]
+        found += [(step, at) for at in step.moments[number :: len(others)]]
     return found
 
 
@@ -127,19 +50,19 @@ def test_deterministic_folds_after_a_kill_before_any_effect(bench: Bench, steps:
     asked = []
     for output in ("w", "s"):
         asked += shared(units(steps, output))
-    killed(bench, asked, "before", lose_at_end=True)
+    killed(bench, asked, "before", twice, lose_at_end=True)
 
 
 def test_deterministic_partials_after_a_kill_before_any_effect(bench: Bench, steps: list[Step]) -> None:
     """The same for the parts that transform makes, and for validate."""
     asked = [*shared(units(steps, "transform")), *shared(units(steps, "validate"))]
-    killed(bench, asked, "before", lose_at_end=True)
+    killed(bench, asked, "before", twice, lose_at_end=True)
 
 
 def test_deterministic_windows_after_a_kill_behind_any_call(bench: Bench, steps: list[Step]) -> None:
     """Killed when a fold or a change-set stood but its maker did not know yet: a retry finds it done."""
     chosen = [*units(steps, "transform", "validate")[:2], *units(steps, "w", "s")]
-    killed(bench, [(step, at) for step in chosen for at in step.calm["effects"]["coarse"]], "after")
+    killed(bench, [(step, at) for step in chosen for at in step.calm["effects"]["coarse"]], "after", twice)
 
 
 def test_atomic_windows_after_a_kill_in_the_middle(bench: Bench, steps: list[Step]) -> None:
@@ -148,7 +71,7 @@ def test_atomic_windows_after_a_kill_in_the_middle(bench: Bench, steps: list[Ste
     asked = [(step, at) for step in chosen for at in step.calm["effects"]["torn"]]
     torn = {step.names[at - 1] for step, at in asked}
     assert {"write", "target commit", "SqlLedger.record_fold", "SqlLedger.open_fold_log"} <= torn
-    killed(bench, asked, "torn")
+    killed(bench, asked, "torn", twice)
 
 
 def rest(steps: list[Step], key: str) -> list[str]:
