@@ -150,8 +150,7 @@ def test_verified_recorded_files(staged: Staged) -> None:
         return loading.load_batch(engine, world.PIPELINE, planned)
 
     def again(record: SliceRecord) -> object:
-        raw = engine.staging.open(record.file.path, record.file)
-        write = deriving.rewriter(engine, world.PIPELINE, planned, record, raw, deriving.TYPED)
+        write = deriving.rewriter(engine, world.PIPELINE, planned, record, deriving.TYPED)
         return engine.staging.publish(f"again/{record.range.partition}-{record.range.start}", write)
 
     def transform() -> object:
