@@ -77,7 +77,9 @@ class AirflowApi:
         deadline = time.monotonic() + _LOCKED_S
         while True:
             answer = self._http.request(method, f"/api/v2{path}", json=json, params=params, headers=headers)
-            locked = answer.status_code == 500 and "Database error" in answer.text
+            locked = (answer.status_code == 500 and "Database error" in answer.text) or (
+                answer.status_code == 503 and "Database is locked" in answer.text
+            )
             if not locked or time.monotonic() > deadline:
                 break
             time.sleep(POLL_S)

@@ -139,7 +139,10 @@ def registered(ledger: Any, name: str) -> dict[str, Any]:
 
 
 def load_pipeline(reference: str) -> Any:
-    """The pipeline that `file.py:variable` names; runs the file. Raises UsageError, DeclarationError."""
+    """The pipeline that `file.py:variable` names; runs the file, and writes nothing beside it.
+
+    Raises UsageError, DeclarationError.
+    """
     from airflow_provider_eventlog.declare import Pipeline
 
     path, _, variable = reference.rpartition(":")
@@ -155,10 +158,14 @@ def load_pipeline(reference: str) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    # A command that changes nothing leaves no compiled files either.
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         spec.loader.exec_module(module)
     except (ImportError, SyntaxError, NameError) as error:
         raise DeclarationError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    finally:
+        sys.dont_write_bytecode = before
     found = vars(module).get(variable)
     if not isinstance(found, Pipeline):
         known = sorted(k for k, v in vars(module).items() if isinstance(v, Pipeline))

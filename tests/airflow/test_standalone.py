@@ -51,7 +51,11 @@ def test_it_listens_on_this_machine_only(airflow: AirflowStandalone) -> None:
     """No component, supervisor or task of it accepts connections from elsewhere."""
     listening = set()
     for pid in airflow.processes():
-        connections = psutil.Process(pid).net_connections()
+        try:
+            connections = psutil.Process(pid).net_connections()
+        except psutil.NoSuchProcess:
+            # A task's process that has ended since.
+            continue
         listening |= {c.laddr for c in connections if c.status == psutil.CONN_LISTEN}
     assert [tuple(address) for address in listening] == [("127.0.0.1", airflow.port)]
 

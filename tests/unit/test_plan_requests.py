@@ -14,7 +14,7 @@ from airflow_provider_eventlog.core import deciding, stages
 from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.ledger import SqlLedger
 from airflow_provider_eventlog.core.offsets import OffsetRange, RunPlan
-from airflow_provider_eventlog.core.protocols import Decision, Staging
+from airflow_provider_eventlog.core.protocols import Decision, StagedFile, Staging
 from airflow_provider_eventlog.core.requests import RunRequest
 from airflow_provider_eventlog.core.staging import paths
 from airflow_provider_eventlog.declare import DuckDB, Pipeline, Raw, Rows, Stream
@@ -138,6 +138,10 @@ class Looking:
     def exists(self, path: str) -> bool:
         self.looked.append(path)
         return self.inner.exists(path)
+
+    def stat(self, path: str) -> StagedFile | None:
+        self.looked.append(path)
+        return self.inner.stat(path)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
