@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from airflow_provider_eventlog.core.errors import EventLogError
     from airflow_provider_eventlog.declare import (
         Check,
+        ColumnChecks,
         ControlTopic,
         CountsTable,
         DuckDB,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         Sequence,
         Session,
         Stream,
+        TableChecks,
         Tumbling,
         Windows,
     )
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Check",
+    "ColumnChecks",
     "ControlTopic",
     "CountsTable",
     "DuckDB",
@@ -62,6 +65,7 @@ __all__ = [
     "Sequence",
     "Session",
     "Stream",
+    "TableChecks",
     "TransformSlicesOperator",
     "Tumbling",
     "ValidateBatchOperator",
@@ -72,6 +76,7 @@ __all__ = [
 
 _HOMES = {
     "Check": "declare",
+    "ColumnChecks": "declare",
     "ControlTopic": "declare",
     "CountsTable": "declare",
     "DuckDB": "declare",
@@ -92,6 +97,7 @@ _HOMES = {
     "Sequence": "declare",
     "Session": "declare",
     "Stream": "declare",
+    "TableChecks": "declare",
     "TransformSlicesOperator": "operators.transform",
     "Tumbling": "declare",
     "ValidateBatchOperator": "operators.validate",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_eventlog.core import gate, landing, quarantine, retention, validating
+from airflow_provider_eventlog.core.checks import measuring
 from airflow_provider_eventlog.core.comparing import KINDS, Comparer, Sides, comparer
 from airflow_provider_eventlog.core.deriving import TYPED
 from airflow_provider_eventlog.core.engine import Engine
@@ -27,7 +28,7 @@ from airflow_provider_eventlog.core.protocols import (
 )
 from airflow_provider_eventlog.core.rawfile import reading
 from airflow_provider_eventlog.core.transforming import TYPE_KEY, TransformResult, transform_slice
-from airflow_provider_eventlog.core.verdicts import verdicts
+from airflow_provider_eventlog.core.verdicts import declared_checks, verdicts
 from airflow_provider_eventlog.declare.pipeline import Pipeline
 from airflow_provider_eventlog.declare.windows import Windows
 
@@ -58,7 +59,9 @@ def difference(
     with tempfile.TemporaryDirectory(prefix="eventlog-diff-", dir=scratch) as folder:
         with comparer(Path(folder), limit) as comparing:
             schemas = _compare(engine, pipeline, batch, published, slices, parts, made, comparing, Path(folder))
-    figures = validating.figures_of(pipeline, slices, tuple(made))
+        figures = validating.figures_of(pipeline, slices, tuple(made))
+        kept = [_kept(Path(folder), number) for number in range(len(slices) if pipeline.batch_checks else 0)]
+        figures = measuring.measured(pipeline, figures, kept)
     found = comparing.found
     rows = {kind: found.rows[kind] for kind in (*KINDS, "equal")}
     both = rows["changed"] + rows["equal"]
@@ -126,7 +129,7 @@ def _compare(
     recorded = {(p.kind, p.range): p for p in parts}
     of = (batch.stream, pipeline.name, batch.batch_id, published.generation)
     done, total, schemas = 0, sum(len(s.range) for s in slices), []
-    for landed in slices:
+    for number, landed in enumerate(slices):
         engine.check_cancelled()
         typed = recorded.get((TYPED, landed.range))
         if typed is None:
@@ -138,7 +141,8 @@ def _compare(
         result = transform_slice(pipeline, raw)
         made += _parts(pipeline, landed, result)
         schemas.append((_types(_schema(before)), _types(result.table.schema)))
-        after = _written(scratch / "after.parquet", result.table)
+        # Rows stay for checks of the batch as a whole; without any, a slice's take the place of the last one's.
+        after = _written(_kept(scratch, number if pipeline.batch_checks else 0), result.table)
         stopped_after = None
         if result.stopped is not None:
             stopped_after = _written(scratch / "stopped.parquet", result.stopped.table())
@@ -148,6 +152,10 @@ def _compare(
         done += len(landed.range)
         engine.progress("compared offsets", done, total)
     return schemas
+
+
+def _kept(scratch: Path, number: int) -> Path:
+    return scratch / f"after-{number}.parquet"
 
 
 def _opened(engine: Engine, of: tuple[str, str, str, int], part: PartRecord) -> Path:
@@ -200,9 +208,9 @@ def _checks(
     engine: Engine, pipeline: Pipeline, batch: BatchPlan, published: GenerationRecord, figures: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     text = engine.ledger.audit(batch.stream).declarations(pipeline.name).get(published.recipe)
-    earlier = json.loads(text)["checks"] if text else []
+    earlier = declared_checks(json.loads(text)) if text else []
     before = {v["check"]: v for v in verdicts(earlier, published.accounting)}
-    after = {v["check"]: v for v in verdicts([c.canonical() for c in pipeline.checks], figures)}
+    after = {v["check"]: v for v in verdicts(declared_checks(pipeline.canonical()), figures)}
     return [
         {"check": name, "before": before.get(name), "after": after.get(name)}
         for name in dict.fromkeys([*before, *after])

@@ -47,12 +47,7 @@ def held(pipeline: Pipeline, planned: PlannedBatch, figures: Mapping[str, Any]) 
     batch = f"Batch {planned.batch.batch_id}, generation {planned.generation}"
     holding = {name: f for name, f in figures.get("checks", {}).items() if f["holds"]}
     if holding:
-        told = "; ".join(
-            f"check {name!r} ({f['expression']}) is not true for {f['rows']} rows"
-            f"{' of ' + str(f['tolerated']) + ' tolerated' if f['tolerated'] else ''}, first at partition:offset "
-            f"{', '.join(f['first'])}"
-            for name, f in holding.items()
-        )
+        told = "; ".join(_told(name, f) for name, f in holding.items())
         return CheckFailedError(
             f"{batch} is held, nothing of it is loaded: {told}. Correct the check or the transform, then clear the run "
             f"from plan: it is derived again from staging."
@@ -68,6 +63,15 @@ def held(pipeline: Pipeline, planned: PlannedBatch, figures: Mapping[str, Any]) 
             f"and clear the run from plan, or let the rest pass with `eventlog release` and clear validate."
         )
     return None
+
+
+def _told(name: str, broken: Mapping[str, Any]) -> str:
+    what = f"check {name!r} ({broken['expression']})"
+    if broken["rows"] is None:
+        return f"{what} does not hold for the batch as a whole, its result is {broken['result']}"
+    tolerated = f" of {broken['tolerated']} tolerated" if broken["tolerated"] else ""
+    first = ", ".join(broken["first"])
+    return f"{what} is not true for {broken['rows']} rows{tolerated}, first at partition:offset {first}"
 
 
 def released(engine: Engine, pipeline: Pipeline, planned: PlannedBatch) -> bool:

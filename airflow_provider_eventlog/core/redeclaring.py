@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow_provider_eventlog.core.errors import DeclarationError
 from airflow_provider_eventlog.core.naming import printable
+from airflow_provider_eventlog.declare.batch_checks import batch_checks
 from airflow_provider_eventlog.declare.checks import Check
 from airflow_provider_eventlog.declare.decode import Json, Raw
 from airflow_provider_eventlog.declare.outputs import DuckDB, Rows
@@ -47,6 +48,7 @@ def _made(value: Mapping[str, Any]) -> Pipeline:
         decode=Json(dict(value["decode"]["json"])) if "json" in value["decode"] else Raw(),
         event_time=value["event_time"],
         checks=[Check(**check) for check in value["checks"]],
+        batch_checks=batch_checks(value.get("batch_checks")),
         version=value["version"],
         quarantine=None if quarantine is None else _target(quarantine),
         max_quarantine_ratio=value["max_quarantine_ratio"],

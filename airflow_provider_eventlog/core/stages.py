@@ -34,11 +34,13 @@ def check(pipeline: Pipeline) -> dict[str, Any]:
 
     Raises TransformError, CheckDefinitionError, EventTimeError, WindowDefinitionError, CompletenessDefinitionError.
     """
+    from airflow_provider_eventlog.core.checks.measuring import check_rules
     from airflow_provider_eventlog.core.completeness.plan import plan_of
     from airflow_provider_eventlog.core.transforming import analyze
 
     plan_of(pipeline)
     columns = dict(analyze(pipeline).columns)
+    check_rules(pipeline)
     describe_windows(pipeline)
     return columns
 

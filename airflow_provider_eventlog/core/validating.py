@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from airflow_provider_eventlog.core import accounting, gate, landing, quarantine
+from airflow_provider_eventlog.core.checks import measuring
 from airflow_provider_eventlog.core.completeness import judging
 from airflow_provider_eventlog.core.deriving import TYPED
 from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.errors import BatchHeldError, NotReadyError
-from airflow_provider_eventlog.core.offsets import PlannedBatch, RunPlan
+from airflow_provider_eventlog.core.offsets import OffsetRange, PlannedBatch, RunPlan
 from airflow_provider_eventlog.core.protocols import GenerationState, PartRecord, SliceRecord
 from airflow_provider_eventlog.core.staging import paths, records
 from airflow_provider_eventlog.declare.pipeline import Pipeline
@@ -47,8 +49,9 @@ def validate_batch(engine: Engine, pipeline: Pipeline, planned: PlannedBatch) ->
     """
     batch, number = planned.batch, planned.generation
     slices = landing.verified_slices(engine, batch)
-    parts = _parts(engine, pipeline, planned, slices)
-    figures = {**figures_of(pipeline, slices, parts), **judging.figures_of(engine, pipeline, planned)}
+    parts, files = _parts(engine, pipeline, planned, slices)
+    figures = measuring.measured(pipeline, figures_of(pipeline, slices, parts), files)
+    figures |= judging.figures_of(engine, pipeline, planned)
     stopped = gate.held(pipeline, planned, figures) or judging.held(planned, figures)
     if stopped is not None and not gate.released(engine, pipeline, planned):
         state = engine.ledger.generation(pipeline.name, batch.batch_id, number).state
@@ -77,7 +80,8 @@ def rows_digest(parts: Iterable[PartRecord], kind: str = TYPED) -> str:
 
 def _parts(
     engine: Engine, pipeline: Pipeline, planned: PlannedBatch, slices: tuple[SliceRecord, ...]
-) -> tuple[PartRecord, ...]:
+) -> tuple[tuple[PartRecord, ...], list[Path]]:
+    """A generation's parts, and the files of the typed ones in order."""
     batch, number = planned.batch, planned.generation
     parts = engine.ledger.parts(pipeline.name, batch.batch_id, number)
     missing = sorted({r.range for r in slices} - {p.range for p in parts if p.kind == TYPED})
@@ -86,10 +90,13 @@ def _parts(
             f"Batch {batch.batch_id}, generation {number}: {len(missing)} slices are not transformed yet, first "
             f"{missing[0]}. Run or clear its transform tasks."
         )
+    files: dict[OffsetRange, Path] = {}
     for part in parts:
         # A read of every byte: nothing is loaded that no longer is what the transform wrote.
-        engine.staging.open(part.file.path, part.file)
-    return parts
+        local = engine.staging.open(part.file.path, part.file)
+        if part.kind == TYPED:
+            files[part.range] = local
+    return parts, [files[r.range] for r in slices]
 
 
 def figures_of(pipeline: Pipeline, slices: tuple[SliceRecord, ...], parts: tuple[PartRecord, ...]) -> dict[str, Any]:

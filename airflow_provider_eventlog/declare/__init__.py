@@ -1,5 +1,6 @@
 """What a user writes: frozen, validated values without I/O, light enough for a file parsed every few seconds."""
 
+from airflow_provider_eventlog.declare.batch_checks import ColumnChecks, TableChecks
 from airflow_provider_eventlog.declare.checks import Check
 from airflow_provider_eventlog.declare.completeness import ControlTopic, CountsTable, ProducerCounts, Sequence
 from airflow_provider_eventlog.declare.decode import Json, Raw
@@ -10,6 +11,7 @@ from airflow_provider_eventlog.declare.windows import Hopping, Session, Tumbling
 
 __all__ = [
     "Check",
+    "ColumnChecks",
     "ControlTopic",
     "CountsTable",
     "DuckDB",
@@ -23,6 +25,7 @@ __all__ = [
     "Sequence",
     "Session",
     "Stream",
+    "TableChecks",
     "Tumbling",
     "Windows",
 ]

@@ -12,6 +12,7 @@ from typing import Any
 from airflow_provider_eventlog.core.errors import DeclarationError
 from airflow_provider_eventlog.core.naming import check_name, printable
 from airflow_provider_eventlog.declare import callables
+from airflow_provider_eventlog.declare.batch_checks import ColumnChecks, TableChecks
 from airflow_provider_eventlog.declare.checks import Check
 from airflow_provider_eventlog.declare.completeness import ProducerCounts
 from airflow_provider_eventlog.declare.completeness import Sequence as Numbering
@@ -37,6 +38,7 @@ class Pipeline:
                columns and `_key, _timestamp, _headers, _partition, _offset`; the result keeps the last two
     decode, event_time  override the stream's
     checks     row checks, in order
+    batch_checks  checks of columns and of the table over all rows of a batch that pass
     completeness  what each batch is held against: counts of its producers, numbers without gaps. Not part of the
                recipe: a held batch may be validated again under another threshold
     outputs    at least one: Rows as they are, Windows as aggregates over time
@@ -65,6 +67,7 @@ class Pipeline:
     max_quarantine_ratio: float = 0.05
     derived_retention: str | timedelta | float | None = None
     completeness: Sequence[ProducerCounts | Numbering] = ()
+    batch_checks: Sequence[ColumnChecks | TableChecks] = ()
 
     def __post_init__(self) -> None:
         check_name("pipeline", self.name)
@@ -76,6 +79,7 @@ class Pipeline:
         if not isinstance(self.decode, (Json, Raw)):
             raise DeclarationError(f"{where}: decode must be Json(...) or Raw().")
         object.__setattr__(self, "checks", _sequence(where, "checks", self.checks, Check))
+        object.__setattr__(self, "batch_checks", self._batch_checks(where))
         object.__setattr__(self, "outputs", _sequence(where, "outputs", self.outputs, Rows, Windows))
         named = _sequence(where, "completeness", self.completeness, ProducerCounts, Numbering)
         object.__setattr__(self, "completeness", named)
@@ -100,6 +104,16 @@ class Pipeline:
         if self.derived_retention is not None:
             milliseconds("derived_retention", self.derived_retention)
         self._check_transform(where)
+
+    def _batch_checks(self, where: str) -> tuple[ColumnChecks | TableChecks, ...]:
+        given = self.batch_checks
+        if not isinstance(given, (list, tuple)) or not all(isinstance(c, (ColumnChecks, TableChecks)) for c in given):
+            raise DeclarationError(f"{where}: batch_checks must be a list of ColumnChecks(...) or TableChecks(...).")
+        names = [c.name for c in self.checks] + [rule.name for of in given for rule in of.rules()]
+        for name in names:
+            if names.count(name) > 1:
+                raise DeclarationError(f"{where}: checks and batch_checks hold the name {name!r} twice.")
+        return tuple(given)
 
     def _check_transform(self, where: str) -> None:
         if self.frame not in FRAMES:
@@ -127,6 +141,8 @@ class Pipeline:
             transform = {"sql": transform}
         # A pipeline that declares none keeps the text that it is registered with.
         more = {"completeness": [c.canonical() for c in self.completeness]} if self.completeness else {}
+        if self.batch_checks:
+            more["batch_checks"] = [c.canonical() for c in self.batch_checks]
         return {
             **more,
             "pipeline": self.name,

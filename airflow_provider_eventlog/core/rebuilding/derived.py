@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from airflow_provider_eventlog.core import gate
+from airflow_provider_eventlog.core import gate, partfile
 from airflow_provider_eventlog.core.auditing.derived import tabled
 from airflow_provider_eventlog.core.auditing.tables import TableOf
+from airflow_provider_eventlog.core.checks import measuring
 from airflow_provider_eventlog.core.deriving import TYPED
-from airflow_provider_eventlog.core.errors import AccountingError
+from airflow_provider_eventlog.core.errors import AccountingError, CheckDefinitionError
 from airflow_provider_eventlog.core.offsets import PlannedBatch
 from airflow_provider_eventlog.core.planning.generations import RECOMPUTE, inputs
 from airflow_provider_eventlog.core.protocols import Decision, GenerationRecord, GenerationState, PartRecord, Staging
@@ -22,6 +23,7 @@ from airflow_provider_eventlog.core.redriving.decided import REDRIVE
 from airflow_provider_eventlog.core.staging.records import digest
 from airflow_provider_eventlog.core.validating import figures_of, rows_digest
 from airflow_provider_eventlog.declare import Check, DuckDB, Pipeline, Rows, Stream
+from airflow_provider_eventlog.declare.batch_checks import batch_checks
 
 # Stands for a recipe that nothing tells of any more; no digest looks like it.
 UNKNOWN = "unknown"
@@ -135,8 +137,8 @@ class Generations:
             return record, parts
         rules = rules_of(written)
         try:
-            figures = figures_of(rules, landed.slices, parts)
-        except AccountingError:
+            figures = self._figures(rules, landed, parts)
+        except (AccountingError, CheckDefinitionError):
             return record, parts
         whole = replace(record, state=GenerationState.LOADED, digest=rows_digest(parts), accounting=figures)
         if any(
@@ -151,6 +153,14 @@ class Generations:
         if gate.held(rules, PlannedBatch(landed.plan, number, "replay"), figures) is not None:
             record = replace(record, state=GenerationState.HELD, accounting=figures)
         return record, parts
+
+    def _figures(self, rules: Pipeline, landed: Landed, parts: tuple[PartRecord, ...]) -> dict[str, Any]:
+        figures = figures_of(rules, landed.slices, parts)
+        typed = {part.range: part for part in parts if part.kind == TYPED}
+        if not rules.batch_checks or not typed:
+            return figures
+        files = [self._staging.open(typed[r].file.path, typed[r].file) for r in landed.plan.slices]
+        return measuring.measured(rules, figures, files, partfile.read_schema(files[0]))
 
     def _reserved(self, pipeline: str, landed: Landed, newest: int) -> Iterable[Made]:
         """A number that a table holds and staging knows nothing of, so that no other generation ever gets it."""
@@ -175,5 +185,6 @@ def rules_of(written: Declared) -> Pipeline:
         stream=Stream(said["stream"]["topic"], name=written.stream),
         outputs=[Rows(DuckDB("none", table="none"))],
         checks=[Check(**check) for check in said["checks"]],
+        batch_checks=batch_checks(said.get("batch_checks")),
         max_quarantine_ratio=said["max_quarantine_ratio"],
     )

@@ -19,7 +19,7 @@ from airflow_provider_eventlog.core.planning.words import when
 from airflow_provider_eventlog.core.protocols import Decision, GenerationRecord, GenerationState, PartRecord
 from airflow_provider_eventlog.core.report import flow
 from airflow_provider_eventlog.core.staging import paths
-from airflow_provider_eventlog.core.verdicts import verdicts
+from airflow_provider_eventlog.core.verdicts import declared_checks, verdicts
 
 # Of each quarantined record: characters of its value, key and headers, and headers.
 _VALUE, _KEY, _HEADERS = 400, 100, 10
@@ -64,7 +64,7 @@ def collect(
         "flow": flow.levels(figures, found) if figures else [],
         "slices": {"landed": len(slices), "planned": len(batch.slices)},
         "lost": [str(r) for s in slices for r in s.losses],
-        "checks": verdicts(declared.get("checks", ()), record.accounting),
+        "checks": verdicts(declared_checks(declared), record.accounting),
         "completeness": figures.get("completeness", {}),
         "gate": _gate(engine, batch, record, declared),
         "quarantine": {
