@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from airflow_provider_eventlog.core import partfile
+from airflow_provider_eventlog.core import arrow, partfile
 from airflow_provider_eventlog.core.deriving import TYPED
 from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.errors import RecipeChangedError
@@ -19,7 +19,7 @@ from airflow_provider_eventlog.core.folding.partials import kind_of, with_times
 from airflow_provider_eventlog.core.naming import printable
 from airflow_provider_eventlog.core.protocols import FoldRecord, PartRecord
 from airflow_provider_eventlog.core.windows import frames, lookups, state
-from airflow_provider_eventlog.core.windows.corrected import KEY, last_final
+from airflow_provider_eventlog.core.windows.corrected import KEY, Held, last_final
 from airflow_provider_eventlog.core.windows.fold import Past
 from airflow_provider_eventlog.core.windows.plan import WindowPlan
 
@@ -95,17 +95,41 @@ class Reader:
 
     def last_final(self, folds: Sequence[FoldRecord]) -> pa.Table:
         """The last final session of each key, as rows of a state (`corrected.last_final`)."""
+        return last_final(self.connection, self.plan, self._published(folds))
+
+    def held(self, folds: Sequence[FoldRecord], batch_id: str) -> list[Held]:
+        """What final windows hold of a batch behind these folds, by the generations that entered one after another."""
+        about = [fold for fold in folds if fold.about == batch_id and fold.accounting.get("generation") is not None]
+        behind = {fold.n: fold.watermark for fold in folds}
+        last = folds[-1].n + 1
+        found = []
+        for number, fold in enumerate(about):
+            following = about[number + 1].n if number + 1 < len(about) else last
+            since, until = behind.get(fold.n - 1), behind[following - 1]
+            # A correction may leave sessions that are final although the watermark has not moved.
+            if until is None or (since == until and self.plan.grid is not None):
+                continue
+            made = (batch_id, int(fold.accounting["generation"]))
+            rows, sessions = self.rows([made], before_ms(until)), None
+            if self.plan.grid is None:
+                published = self._published([one for one in folds if fold.n <= one.n < following])
+                sessions = published.filter(arrow.flags(frames.truth(published, "_final")))
+                late = newest_late(self.engine, self.connection, self.plan, about[: number + 1])
+                rows = lookups.without_late(self.connection, rows, late)
+            found.append(Held(rows, None if since is None else since * 1000, until * 1000, sessions))
+        return found
+
+    def _published(self, folds: Sequence[FoldRecord]) -> pa.Table:
         columns = [*self.plan.by, "window_start", "window_end", "_final"]
         found = [t.select(columns) for fold in folds for t in files.read(self.engine, fold, files.UPSERTS)]
-        empty = pa.schema([self.plan.result.field(name) for name in columns])
-        return last_final(self.connection, self.plan, frames.concat(found, empty))
+        return frames.concat(found, pa.schema([self.plan.result.field(name) for name in columns]))
 
     def in_time(self, rows: pa.Table, folds: Sequence[FoldRecord]) -> pa.Table:
-        """Rows without those that went to the late output, where sessions must not see them again."""
+        """Rows without those that are in the late output, where sessions must not see them again."""
         if self.plan.grid is not None or not rows.num_rows:
             return rows
-        late = [table for fold in folds for table in files.read(self.engine, fold, files.LATE)]
-        return lookups.without_late(self.connection, rows, pa.concat_tables(late)) if late else rows
+        late = newest_late(self.engine, self.connection, self.plan, folds)
+        return lookups.without_late(self.connection, rows, late)
 
     def _fit(self, part: PartRecord, made: Made) -> pa.Table:
         """The typed rows of a part, with the columns of now; raises RecipeChangedError where they lack one."""
@@ -150,6 +174,11 @@ def _numbered(engine: Engine, folds: Sequence[FoldRecord], kind: str) -> pa.Tabl
         for table in files.read(engine, fold, kind)
     ]
     return pa.concat_tables(tables) if tables else None
+
+
+def before_ms(instant: int) -> pa.Table:
+    """What to ask for all rows before an instant (ms) by."""
+    return frames.numbers_table(_from=np.array([-(2**62)]), _until=np.array([instant * 1000]))
 
 
 def _span(wanted: pa.Table) -> tuple[int, int] | None:

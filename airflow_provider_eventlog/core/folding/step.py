@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from airflow_provider_eventlog.core.completeness import spans
@@ -17,10 +16,10 @@ from airflow_provider_eventlog.core.folding import files, head, logs
 from airflow_provider_eventlog.core.folding.frontier import Pass
 from airflow_provider_eventlog.core.folding.head import Head, Span
 from airflow_provider_eventlog.core.folding.partials import kind_of
-from airflow_provider_eventlog.core.folding.past import Made, Reader, meets
+from airflow_provider_eventlog.core.folding.past import Made, Reader, before_ms, meets
 from airflow_provider_eventlog.core.offsets import BatchPlan
 from airflow_provider_eventlog.core.protocols import FoldRecord, GenerationRecord
-from airflow_provider_eventlog.core.windows import frames, state, watermark
+from airflow_provider_eventlog.core.windows import state, watermark
 from airflow_provider_eventlog.core.windows.corrected import LateAgain, late_again, unchanged
 from airflow_provider_eventlog.core.windows.fold import Arrival, Folded, Past, fold
 from airflow_provider_eventlog.core.windows.plan import WindowPlan
@@ -93,23 +92,22 @@ class Stepper:
             known = pa.concat_tables([known, reader.last_final(folds)])
         folded = self._fold(arrival, reader.past(self._folds), self.head.watermark, self.head.holes, known)
         inputs = ((*made, generation.digest or ""), *((*one, "") for one in near if one != made))
-        again = self._late_again(made, old, folds, folded)
+        again = self._late_again(made, folds, folded)
         folded = replace(folded, late=again.late, counts=folded.counts | again.counts)
         more = {"generation": made[1], "times": self._times(made), "instead_of": old[1]}
         return self._record(CORRECTION, batch, self.head, self.head.watermark, folded, inputs, more, again.gone)
 
-    def _late_again(self, made: Made, old: Made, folds: Sequence[FoldRecord], folded: Folded) -> LateAgain:
+    def _late_again(self, made: Made, folds: Sequence[FoldRecord], folded: Folded) -> LateAgain:
         """What the correction does to the late output."""
         before, reader = self.head.watermark, self.reader
         if self.plan.amends or before is None:
             return unchanged(self.plan)
-        # A row at or behind the watermark has no window that is final.
-        all_before = frames.numbers_table(_from=np.array([-(2**62)]), _until=np.array([before * 1000]))
         return late_again(
             self.connection,
             self.plan,
-            made=reader.rows([made], all_before),
-            old=reader.rows([old], all_before),
+            # A row at or behind the watermark has no window that is final.
+            made=reader.rows([made], before_ms(before)),
+            held=reader.held(folds, made[0]),
             known=reader.late(folds, made[0]),
             left=folded.left,
             before_us=before * 1000,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,37 +41,51 @@ class LateAgain:
     counts: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Rows by which an earlier generation stands in windows that became final before the next one entered.
+
+    rows      typed rows, stamped if the plan has no time column; for sessions without those that were late then
+    since_us, until_us   the watermark when the generation and when the next one entered (since None: before all times)
+    sessions  of sessions: keys, `window_start` and `window_end` of those that became final between the two
+    """
+
+    rows: pa.Table
+    since_us: int | None
+    until_us: int
+    sessions: pa.Table | None = None
+
+
 def late_again(
     connection: duckdb.DuckDBPyConnection,
     plan: WindowPlan,
     *,
     made: pa.Table,
-    old: pa.Table,
+    held: Sequence[Held],
     known: pa.Table,
     left: pa.Table | None,
     before_us: int,
 ) -> LateAgain:
     """Compare what a corrected generation should have in final windows with what these hold.
 
-    made, old  typed rows of the corrected and of the replaced generation, stamped if the plan has no time column
+    made       typed rows of the corrected generation, stamped if the plan has no time column
+    held       what final windows hold of the batch, by the generations that entered before
     known      what of the replaced generation is in the late output (`plan.late`)
     left       for sessions: positions of rows that the fold found no session for; None for fixed and sliding windows
     before_us  the watermark of the fold
 
-    A row that a final window holds, told by its position, is not late, whatever became of its values. A row of which a
-    final session takes nothing is late for it if the replaced generation did not have it.
+    A row that a final window holds, told by its position, is not late, whatever became of its values, and whichever
+    generation brought it.
     """
     frames.show(connection, "_known_late", known, dict(plan.columns))
     lookups.gather(connection, plan, "_made", made, None)
     if plan.grid is not None:
-        _final_pairs(connection, plan, plan.grid, made, "_made", before_us)
-        _final_pairs(connection, plan, plan.grid, old, "_old", before_us)
-        same = " AND ".join(f"o.{name} = m.{name}" for name in lookups.POSITIONS)
-        was_late = f"EXISTS (SELECT 1 FROM _known_late k WHERE {_same('k', 'o')})"
-        held = f"SELECT 1 FROM _old_pairs o WHERE {same} AND o._window_start = m._window_start AND NOT {was_late}"
-        pairs = f"SELECT m.* FROM _made_pairs m WHERE NOT EXISTS ({held})"
+        _show_held(connection, plan, [_held_pairs(connection, plan, plan.grid, one) for one in held])
+        _final_pairs(connection, plan, plan.grid, made, "_made", None, before_us)
+        pairs = f"SELECT m.* FROM _made_pairs m WHERE NOT EXISTS (SELECT 1 FROM _held h WHERE {_same('h', 'm')})"
     else:
-        pairs = _sessions(connection, old, left)
+        _show_held(connection, plan, [_held_rows(connection, plan, one) for one in held])
+        pairs = _sessions(connection, made, left)
     query = f"""
         SELECT {listed(plan.rows.names, "r.")} p._window_start, p._window_end,
                make_timestamptz({before_us}) AS _watermark, '{LATE}' AS _reason
@@ -107,31 +122,69 @@ def last_final(connection: duckdb.DuckDBPyConnection, plan: WindowPlan, publishe
     return computed(connection, plan, query, plan.state)
 
 
+def _show_held(connection: duckdb.DuckDBPyConnection, plan: WindowPlan, found: Sequence[pa.Table]) -> None:
+    """Show what final windows hold as `_held`, by `KEY`."""
+    frames.show(connection, "_held", frames.concat(found, _keys(plan)))
+
+
+def _held_pairs(connection: duckdb.DuckDBPyConnection, plan: WindowPlan, grid: Grid, held: Held) -> pa.Table:
+    _final_pairs(connection, plan, grid, held.rows, "_had", held.since_us, held.until_us)
+    return frames.fetch(connection, "SELECT * FROM _had_pairs", _keys(plan))
+
+
+def _held_rows(connection: duckdb.DuckDBPyConnection, plan: WindowPlan, held: Held) -> pa.Table:
+    assert held.sessions is not None
+    lookups.gather(connection, plan, "_had", held.rows, None)
+    frames.show(connection, "_ended", held.sessions)
+    inside = "h._t >= epoch_us(s.window_start) AND h._t < epoch_us(s.window_end)"
+    query = f"""
+        SELECT DISTINCT {listed(lookups.POSITIONS, "h.")} s.window_start AS _window_start
+        FROM _had h JOIN _ended s ON {frames.same(plan.by, "h", "s")} AND {inside}
+    """
+    return frames.fetch(connection, query, _keys(plan))
+
+
+def _keys(plan: WindowPlan) -> pa.Schema:
+    return pa.schema([plan.late.field(name) for name in KEY])
+
+
 def _final_pairs(
-    connection: duckdb.DuckDBPyConnection, plan: WindowPlan, grid: Grid, rows: pa.Table, view: str, before_us: int
+    connection: duckdb.DuckDBPyConnection,
+    plan: WindowPlan,
+    grid: Grid,
+    rows: pa.Table,
+    view: str,
+    since_us: int | None,
+    before_us: int,
 ) -> None:
-    """Keep the final windows of rows as `<view>_pairs`, and the rows that have an open one as `<view>_open`."""
+    """Keep the windows of rows that became final after `since_us`, until `before_us`, as `<view>_pairs`.
+
+    The rows that have an open one are kept as `<view>_open`.
+    """
     placing = Placing(connection, grid)
     panes = placing.panes(frames.times(rows, plan.time))
     distinct = np.unique(panes)
     index, windows = placing.windows(distinct)
     start, end = placing.bounds(windows)
-    final = end + plan.lateness_us <= before_us
+    final_at = end + plan.lateness_us
+    is_open = final_at > before_us
+    final = ~is_open if since_us is None else ~is_open & (final_at > since_us)
     there = start < end
     table = frames.numbers_table(_pane=distinct[index][there], _start=start[there], _end=end[there])
-    frames.show(connection, "_final_map", table.append_column("_final", arrow.flags(final[there])))
+    for name, flags in (("_final", final), ("_open", is_open)):
+        table = table.append_column(name, arrow.flags(flags[there]))
+    frames.show(connection, "_final_map", table)
     frames.show(connection, "_final_rows", frames.with_numbers(rows.select(lookups.POSITIONS), _pane=panes))
     positions = listed(lookups.POSITIONS)
     bounds = "make_timestamptz(_start) AS _window_start, make_timestamptz(_end) AS _window_end"
     joined = "FROM _final_rows JOIN _final_map USING (_pane)"
     frames.keep(connection, f"{view}_pairs", f"SELECT {positions} {bounds} {joined} WHERE _final")
-    frames.keep(connection, f"{view}_open", f"SELECT DISTINCT {positions} true AS _open {joined} WHERE NOT _final")
+    frames.keep(connection, f"{view}_open", f"SELECT DISTINCT {positions} true AS _open {joined} WHERE _open")
 
 
-def _sessions(connection: duckdb.DuckDBPyConnection, old: pa.Table, left: pa.Table | None) -> str:
+def _sessions(connection: duckdb.DuckDBPyConnection, made: pa.Table, left: pa.Table | None) -> str:
     """SQL of the positions that are late for a session: known ones that are there, and new ones that were left."""
-    empty = old.select(lookups.POSITIONS).slice(0, 0)
-    frames.show(connection, "_old_rows", old.select(lookups.POSITIONS))
+    empty = made.select(lookups.POSITIONS).slice(0, 0)
     frames.show(connection, "_left_rows", empty if left is None else left.select(lookups.POSITIONS))
     frames.keep(connection, "_made_open", "SELECT *, true AS _open FROM _left_rows WHERE false")
     positions = listed(lookups.POSITIONS)
@@ -139,7 +192,8 @@ def _sessions(connection: duckdb.DuckDBPyConnection, old: pa.Table, left: pa.Tab
     return f"""
         SELECT {positions} _window_start, _window_end FROM _known_late UNION ALL
         SELECT DISTINCT {positions} {none}, {none} FROM _left_rows l
-        WHERE NOT EXISTS (SELECT 1 FROM _old_rows o WHERE {_position("o", "l")})
+        WHERE NOT EXISTS (SELECT 1 FROM _held h WHERE {_position("h", "l")})
+          AND NOT EXISTS (SELECT 1 FROM _known_late k WHERE {_position("k", "l")})
     """
 
 
@@ -149,12 +203,11 @@ def _compared(connection: duckdb.DuckDBPyConnection, plan: WindowPlan, now: pa.T
     known = f"EXISTS (SELECT 1 FROM _known_late k WHERE {_same('k', 'n')}"
     values = " AND ".join([f"({_equal(name)})" for name in plan.rows.names])
     late = computed(connection, plan, f"SELECT n.* FROM _late_now n WHERE NOT {known} AND {values}) {order}", plan.late)
-    schema = pa.schema([plan.late.field(name) for name in KEY])
     gone_query = f"""
         SELECT {listed(KEY, "k.").removesuffix(", ")} FROM _known_late k
         WHERE NOT EXISTS (SELECT 1 FROM _late_now n WHERE {_same("k", "n")}) {order}
     """
-    gone = frames.fetch(connection, gone_query, schema)
+    gone = frames.fetch(connection, gone_query, _keys(plan))
     fresh = f"SELECT DISTINCT {listed(lookups.POSITIONS)} true AS _fresh FROM _late_now n WHERE NOT {known})"
     count = (
         f"SELECT count(*) FROM ({fresh}) f WHERE NOT EXISTS (SELECT 1 FROM _made_open o WHERE {_position('o', 'f')})"
@@ -167,8 +220,7 @@ def _compared(connection: duckdb.DuckDBPyConnection, plan: WindowPlan, now: pa.T
 
 def unchanged(plan: WindowPlan) -> LateAgain:
     """Nothing is late, as long as no window is final or outputs amend them."""
-    gone = pa.schema([plan.late.field(name) for name in KEY])
-    return LateAgain(arrow.empty_table(plan.late), arrow.empty_table(gone), {})
+    return LateAgain(arrow.empty_table(plan.late), arrow.empty_table(_keys(plan)), {})
 
 
 def _position(one: str, other: str) -> str:
