@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ class Departures(ListLog):
         found = {}
         for partition in range(len(self.values)) if partitions is None else partitions:
             every = range(len(self.values[partition]))
-            offset = bisect_left(every, instant, key=lambda o, p=partition: self.timestamp(p, o))
+            offset = bisect_left(every, instant, key=partial(self.timestamp, partition))
             there = offset < len(every)
             found[partition] = FoundOffset(*((offset, self.timestamp(partition, offset)) if there else (None, None)))
         return found
