@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_eventlog.core.engine import Engine
-from airflow_provider_eventlog.core.errors import RawExpiredError, RecipeChangedError, RunNotPlannedError
+from airflow_provider_eventlog.core.errors import RawExpiredError, RecipeChangedError, RequestError, RunNotPlannedError
 from airflow_provider_eventlog.core.offsets import BatchPlan, OffsetRange, PlannedBatch, RunPlan, SliceRef, people
 from airflow_provider_eventlog.core.planning.generations import RECOMPUTE
 from airflow_provider_eventlog.core.protocols import GenerationState
@@ -120,7 +120,13 @@ def redrives(engine: Engine, pipeline: Pipeline, request: RunRequest, run_key: s
     assert request.selection is not None
     bound = engine.ledger.run(run_key, pipeline.name)
     if bound is None:
-        return choosing.choose(engine, pipeline, request.selection, again=request.recompute)
+        try:
+            return choosing.choose(engine, pipeline, request.selection, again=request.recompute)
+        except RequestError:
+            # Another attempt of this very run may have bound it since: its generations are what stands in the way.
+            bound = engine.ledger.run(run_key, pipeline.name)
+            if bound is None:
+                raise
     return choosing.chosen(engine, pipeline.name, bound)
 
 

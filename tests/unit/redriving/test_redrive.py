@@ -283,3 +283,26 @@ def test_dropped_records_stay_out(engine: Engine, log: ListLog, tmp_path: Path) 
     redrive(engine, pipeline())
     assert loaded(tmp_path) == [(1,), (30,)]
     assert engine.ledger.generations("p")[-1].accounting["quarantine"] == {"check": 1, "not_json": 1}  # type: ignore[index]
+
+
+def test_an_attempt_that_another_one_overtakes_finds_its_plan(
+    engine: Engine, log: ListLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bound by another attempt after it had looked, a run takes the generations that stand, and asks for no others."""
+    log.values[0] += good(1, 20)
+    run(engine, pipeline(checks=[SMALL]))
+    first = stages.plan(engine, pipeline(), asked(), "again")
+    real, looks = engine.ledger.run, []
+
+    def before(run_key: str, name: str) -> Any:
+        looks.append(run_key)
+        # The first two looks are those that come before the records are chosen.
+        return None if len(looks) <= 2 else real(run_key, name)
+
+    monkeypatch.setattr(engine.ledger, "run", before)
+    second = stages.plan(engine, pipeline(), asked(), "again")
+    assert len(looks) > 2
+    assert [(b.batch.batch_id, b.generation) for b in second.batches] == [
+        (b.batch.batch_id, b.generation) for b in first.batches
+    ]
+    assert [g.generation for g in engine.ledger.generations("p")] == [1, 2]
