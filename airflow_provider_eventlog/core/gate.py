@@ -77,13 +77,13 @@ def _told(name: str, broken: Mapping[str, Any]) -> str:
 def released(engine: Engine, pipeline: Pipeline, planned: PlannedBatch) -> bool:
     """Whether somebody has let this generation pass."""
     batch = planned.batch
-    return planned.generation in _let_pass(engine, batch.stream, pipeline.name, batch.batch_id)
+    return (batch.batch_id, planned.generation) in let_pass(engine, batch.stream, pipeline.name)
 
 
-def _let_pass(engine: Engine, stream: str, pipeline: str, batch_id: str) -> set[int]:
-    """The generations of a batch that somebody has let pass."""
+def let_pass(engine: Engine, stream: str, pipeline: str) -> set[tuple[str, int]]:
+    """What of one pipeline somebody has let pass: (batch id, generation), whose numbers other pipelines have too."""
     decided = engine.ledger.decisions(stream, RELEASE)
-    return {int(d.payload["generation"]) for d in decided if (d.pipeline, d.batch_id) == (pipeline, batch_id)}
+    return {(str(d.batch_id), int(d.payload["generation"])) for d in decided if d.pipeline == pipeline}
 
 
 def release(engine: Engine, pipeline: str, batch_id: str, *, who: str, why: str, keep: bool = True) -> dict[str, Any]:
@@ -102,8 +102,8 @@ def release(engine: Engine, pipeline: str, batch_id: str, *, who: str, why: str,
             f"released. `eventlog batches --pipeline` shows which are."
         )
     plan, _ = engine.ledger.batch(batch_id)
-    let_pass = _let_pass(engine, plan.stream, pipeline, batch_id)
-    newest = next((g for g in reversed(held) if g.generation not in let_pass), held[-1])
+    passed = let_pass(engine, plan.stream, pipeline)
+    newest = next((g for g in reversed(held) if (batch_id, g.generation) not in passed), held[-1])
     figures = dict(newest.accounting or {})
     if keep:
         deciding.decide(

@@ -28,7 +28,7 @@ def decide(engine: Engine, pipeline: Pipeline, request: RunRequest) -> None:
     if act.kind == "release":
         assert act.batch_id is not None
         found = engine.ledger.generations(pipeline.name, act.batch_id)
-        released = {(d.batch_id, d.payload["generation"]) for d in engine.ledger.decisions(stream, gate.RELEASE)}
+        released = gate.let_pass(engine, stream, pipeline.name)
         # An attempt that was killed before it was planned may have decided.
         if not found or (act.batch_id, found[-1].generation) not in released:
             gate.release(engine, pipeline.name, act.batch_id, **told)
@@ -45,11 +45,7 @@ def decide(engine: Engine, pipeline: Pipeline, request: RunRequest) -> None:
 
 def left(engine: Engine, pipeline: Pipeline) -> list[tuple[BatchPlan, int]]:
     """Batches whose newest generation, of the recipe of now, is validated, or held and released, by chain order."""
-    released = {
-        (d.batch_id, d.payload["generation"])
-        for d in engine.ledger.decisions(pipeline.stream.name, gate.RELEASE)
-        if d.pipeline == pipeline.name
-    }
+    released = gate.let_pass(engine, pipeline.stream.name, pipeline.name)
     ready = {
         g.batch_id: g.generation
         for g in newest(engine.ledger, pipeline.name, None)

@@ -74,6 +74,22 @@ def test_a_killed_release_is_not_decided_twice(engine: Engine, log: ListLog, tmp
     assert (len(engine.ledger.decisions("s")), rows(tmp_path, "v", "t")) == (1, [(1,), (3,), (4,)])
 
 
+def test_a_release_is_of_one_pipeline(engine: Engine, log: ListLog, tmp_path: Path) -> None:
+    """Where two pipelines hold the same batch, the release of one is none of the other, which is decided by itself."""
+    other = Pipeline("q", stream=CATCHING_UP, outputs=[Rows(DuckDB("w.duckdb", table="q"))], checks=[HOLDING],
+                     max_quarantine_ratio=1.0)  # fmt: skip
+    batch = held(engine, log)
+    with pytest.raises(CheckFailedError):
+        stages.run(engine, other, interval(0), "q0")
+    resume(engine, Act("release", batch))
+    stages.run(engine, other, RunRequest("resume", act=Act("release", batch), **WORDS), "mine")
+    assert [(d.pipeline, d.batch_id) for d in engine.ledger.decisions("s", gate.RELEASE)] == [
+        ("p", batch),
+        ("q", batch),
+    ]
+    assert rows(tmp_path, "v", "q") == [(1,)]
+
+
 def test_a_skip_lets_windows_pass(engine: Engine, log: ListLog, tmp_path: Path) -> None:
     """Windows pass the held batch and take what came behind it; its rows stay out, and nothing is released."""
     batch = held(engine, log)
