@@ -70,17 +70,17 @@ def make(engine: Engine, pipeline: Pipeline, planned: PlannedBatch, landed: Slic
     Raises what the transform and reading from staging raise.
     """
     batch, number = planned.batch, planned.generation
-    identity = next(e for e in engine.ledger.epochs(batch.stream) if e.epoch == batch.epoch).identity
     stamps: Mapping[str, int | None] = {}
     redrive = decided.find(engine.ledger, pipeline.name, batch, number)
     if redrive is None:
         raw = _raw(engine, planned, landed)
         typed, stopped = transform_slice(pipeline, raw), None
         if typed.stopped is not None:
-            rows = quarantine.addressed(typed.stopped.table(), identity, batch.batch_id, number, pipeline.recipe)
+            last = typed.stopped.table()
+            rows = quarantine.addressed(last, engine.topic(batch), batch.batch_id, number, pipeline.recipe)
             stopped = TransformResult(rows, dict(sorted(typed.stopped.codes.items())))
     else:
-        remade = merging.remake(engine, pipeline, redrive, number, identity, landed.range)
+        remade = merging.remake(engine, pipeline, redrive, number, landed.range)
         typed, stopped, stamps = remade.typed, remade.stopped, remade.stamps
     found = partials.of_slice(pipeline, batch, lambda: _raw(engine, planned, landed), typed.table, stamps)
     return Derived(typed, found, stopped)

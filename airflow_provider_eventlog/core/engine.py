@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_eventlog.core.errors import DeclarationError, ReadCancelledError
 from airflow_provider_eventlog.core.home import below
+from airflow_provider_eventlog.core.offsets import BatchPlan, TopicIdentity
 from airflow_provider_eventlog.core.protocols import Ledger, LogSource, Staging, Target
 from airflow_provider_eventlog.declare.outputs import Rows
 from airflow_provider_eventlog.declare.stream import Stream
@@ -55,6 +56,10 @@ class Engine:
         if stream.topic not in self._sources:
             self._sources[stream.topic] = self.open_source(stream)
         return self._sources[stream.topic]
+
+    def topic(self, batch: BatchPlan) -> TopicIdentity:
+        """The identity of the topic that a batch's offsets are of, as the ledger has it."""
+        return next(e.identity for e in self.ledger.epochs(batch.stream) if e.epoch == batch.epoch)
 
     def check_cancelled(self) -> None:
         """Raise ReadCancelledError once `cancel` is set."""

@@ -73,6 +73,8 @@ _NOT_OF_THE_ROW = frozenset(
         "current_catalog",
     ]
 )
+# Aggregates whose result is drawn by lot, or is no value.
+_RANDOM = frozenset(("reservoir_quantile", "combine_aggr"))
 # Expands rows; the engine lists it as a table function only.
 _UNNEST = frozenset(("unnest", "unlist"))
 
@@ -231,6 +233,22 @@ def explain(error: Exception, columns: Collection[str]) -> str:
     """A binder's or evaluator's message on one line, with the columns that there are."""
     first = str(error).split("\n\nLINE ")[0].split("Candidate bindings")[0].strip()
     return f"{printable(first, 300)}; the columns are {', '.join(map(printable, columns))}"
+
+
+def aggregate_names(connection: duckdb.DuckDBPyConnection) -> frozenset[str]:
+    """The lower-case names of the engine's functions that are aggregates and nothing else."""
+    rows = connection.execute(
+        "SELECT lower(function_name) FROM duckdb_functions() GROUP BY 1 "
+        "HAVING bool_or(function_type = 'aggregate') AND NOT bool_or(function_type IN ('scalar', 'macro'))"
+    ).fetchall()
+    return frozenset(name for (name,) in rows)
+
+
+def inside_aggregate(call: Node, fail: Fail) -> list[Any]:
+    """What an aggregate is called with: functions of one row; refuses one that has no fixed result."""
+    if call["function_name"].casefold() in _RANDOM:
+        raise fail(f"uses {call['function_name']}(), whose result is not the same at every run; take another")
+    return [call["arguments"], call["filter"], call["order_bys"]]
 
 
 def reference(name: str) -> Node:

@@ -22,7 +22,7 @@ from airflow_provider_eventlog.core.errors import EventTimeError, TransformError
 from airflow_provider_eventlog.core.naming import check_column, printable, quote
 from airflow_provider_eventlog.core.pytransform import POSITION, positions, run_python
 from airflow_provider_eventlog.core.quarantine import Stopped
-from airflow_provider_eventlog.core.session import CHUNK_ROWS, session
+from airflow_provider_eventlog.core.session import CHUNK_ROWS, session, typed_view
 from airflow_provider_eventlog.core.sqltransform import compile_sql, fail
 from airflow_provider_eventlog.core.sqltree import EngineError, explain
 from airflow_provider_eventlog.declare.decode import META_COLUMNS
@@ -320,12 +320,7 @@ def _show(
 ) -> None:
     """Let the session see a table as `view`, with the types that Arrow has no name for given back."""
     connection.register(source, pa.Table.from_batches(table.to_batches(max_chunksize=CHUNK_ROWS), table.schema))
-    lost = ("UUID", "JSON")
-    casts = ", ".join(
-        f"CAST({quote(n)} AS {kind}) AS {quote(n)}" for n, kind in columns.items() if any(name in kind for name in lost)
-    )
-    replace = f" REPLACE ({casts})" if casts else ""
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT *{replace} FROM {source}").fetchall()  # noqa: S608
+    typed_view(connection, view, source, columns)
 
 
 def _run(connection: duckdb.DuckDBPyConnection, pipeline: Pipeline, plan: TransformPlan, typed: pa.Table) -> pa.Table:

@@ -18,6 +18,7 @@ from typing import Any
 import duckdb
 
 from airflow_provider_eventlog.core import stages
+from airflow_provider_eventlog.core.folding import files
 from airflow_provider_eventlog.core.requests import RunRequest
 from airflow_provider_eventlog.declare import DuckDB, Hopping, Json, Pipeline, Session, Stream, Tumbling, Windows
 from tests.support.listlog import ListLog, engine_over
@@ -108,9 +109,8 @@ def play(scene: Scene) -> Told:
                 stages.run(engine, pipeline, RunRequest("since_last"), str(number))
             folds = engine.ledger.folds("p", "w", 1)
             for number, fold in enumerate(folds):
-                for kind, (file, _) in fold.files.items():
-                    if kind == "late":
-                        late |= {(number, at) for at in _times(engine.staging.open(file.path, file))}
+                for table in files.read(engine, fold, files.LATE):
+                    late |= {(number, _minutes(at.timestamp() * 1000)) for at in table.column("ts").to_pylist()}
         with duckdb.connect(str(home / "w.duckdb"), read_only=True) as connection:
             rows = connection.execute(
                 "SELECT epoch_ms(window_start), epoch_ms(window_end), n, sum, _revision, _final FROM w ORDER BY 1"
@@ -123,13 +123,7 @@ def play(scene: Scene) -> Told:
     return Told(marks, windows, late)
 
 
-def _times(path: Path) -> list[float]:
-    with duckdb.connect() as connection:
-        found = connection.execute("SELECT epoch_ms(ts) FROM read_parquet(?)", [str(path)]).fetchall()
-    return [_minutes(at) for (at,) in found]
-
-
-def _minutes(instant: int) -> float:
+def _minutes(instant: float) -> float:
     return (instant - T0) / MINUTE
 
 

@@ -180,7 +180,7 @@ MOUNTS = """\
 /dev/vda / ext4 rw 0 0
 nas:/x /mnt/nas nfs4 rw 0 0
 tmpfs /mnt/nas/local tmpfs rw 0 0
-host /work 9p rw 0 0
+host /guest 9p rw 0 0
 me@box: /mnt/with\\040space fuse.sshfs rw 0 0
 //win/share /data cifs rw 0 0
 /dev/vdb /data xfs rw 0 0
@@ -195,7 +195,7 @@ me@box: /mnt/with\\040space fuse.sshfs rw 0 0
         ("/mnt/nas", "nfs4"),
         ("/mnt/nasty", "ext4"),
         ("/mnt/nas/local/x", "tmpfs"),
-        ("/work/x", "9p"),
+        ("/guest/x", "9p"),
         ("/mnt/with space/x", "fuse.sshfs"),
         ("/data", "xfs"),
     ],

@@ -13,7 +13,9 @@ from airflow_provider_eventlog.core.sqltree import (
     EngineError,
     Fail,
     Node,
+    aggregate_names,
     explain,
+    inside_aggregate,
     parse,
     reference,
     refuse_expressions,
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
 _SELECT = "SELECT "
 _NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "DECIMAL", "FLOAT", "DOUBLE")
 _TIMES = ("DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE")
-# Their result is drawn by lot, or is no value.
-_RANDOM = frozenset(("reservoir_quantile", "combine_aggr"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +54,14 @@ def compile_rules(
 
     Raises CheckDefinitionError for SQL that does not parse or bind, is no condition, or looks beyond the batch.
     """
-    rows = connection.execute(
-        "SELECT lower(function_name) FROM duckdb_functions() GROUP BY 1 "
-        "HAVING bool_or(function_type = 'aggregate') AND NOT bool_or(function_type IN ('scalar', 'macro'))"
-    ).fetchall()
-    compiler = _Compiler(connection, relation, columns, frozenset(name for (name,) in rows))
+    compiler = _Compiler(connection, relation, columns)
     return tuple(compiler.rule(rule) for of in declared for rule in of.rules())
 
 
 class _Compiler:
-    def __init__(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        relation: str,
-        columns: Mapping[str, str],
-        aggregates: frozenset[str],
-    ) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, relation: str, columns: Mapping[str, str]) -> None:
         self._connection, self._relation, self._columns = connection, relation, columns
-        self._aggregates = aggregates
+        self._aggregates = aggregate_names(connection)
 
     def rule(self, rule: Rule) -> Compiled:
         """One rule; raises CheckDefinitionError."""
@@ -105,10 +95,7 @@ class _Compiler:
         outer = self._outside(items[0], calls) if aggregates else items[0]
         refuse_expressions(self._connection, [outer], self._columns, fail, explode=False)
         for call in calls:
-            if call["function_name"].casefold() in _RANDOM:
-                raise fail(f"uses {call['function_name']}(), whose result is not the same at every run; take another")
-            inside = [call["arguments"], call["filter"], call["order_bys"]]
-            refuse_expressions(self._connection, inside, self._columns, fail, explode=False)
+            refuse_expressions(self._connection, inside_aggregate(call, fail), self._columns, fail, explode=False)
         sql = render(self._connection, tree, fail).strip().rstrip(";").removeprefix(_SELECT)
         kind = self._bind(sql, fail)
         if kind != "BOOLEAN":

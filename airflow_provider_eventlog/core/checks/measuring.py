@@ -21,8 +21,8 @@ from airflow_provider_eventlog.core import partfile
 from airflow_provider_eventlog.core.arrow import empty_table
 from airflow_provider_eventlog.core.checks.compiling import Compiled, compile_rules
 from airflow_provider_eventlog.core.errors import CheckDefinitionError
-from airflow_provider_eventlog.core.naming import printable, quote
-from airflow_provider_eventlog.core.session import session
+from airflow_provider_eventlog.core.naming import printable
+from airflow_provider_eventlog.core.session import session, typed_view
 from airflow_provider_eventlog.core.sqltree import EngineError
 from airflow_provider_eventlog.core.transforming import TYPE_KEY
 from airflow_provider_eventlog.declare.batch_checks import Bound, Rule, instant
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 MEASURED = "measured"
 _ROWS, _SOURCE = "_rows", "_parts"
 _LONGEST = 200
-# Types that Arrow has no name for.
-_LOST = ("UUID", "JSON")
 
 
 def check_rules(pipeline: Pipeline) -> None:
@@ -76,18 +74,8 @@ def measured(
 def _compile(connection: duckdb.DuckDBPyConnection, pipeline: Pipeline, schema: pa.Schema) -> tuple[Compiled, ...]:
     columns = {f.name: (f.metadata or {}).get(TYPE_KEY, b"").decode() for f in schema}
     connection.register(_SOURCE, empty_table(schema))
-    _view(connection, columns)
+    typed_view(connection, _ROWS, _SOURCE, columns)
     return compile_rules(connection, pipeline.batch_checks, _ROWS, columns)
-
-
-def _view(connection: duckdb.DuckDBPyConnection, columns: Mapping[str, str]) -> None:
-    casts = ", ".join(
-        f"CAST({quote(name)} AS {kind}) AS {quote(name)}"
-        for name, kind in columns.items()
-        if any(lost in kind for lost in _LOST)
-    )
-    replace = f" REPLACE ({casts})" if casts else ""
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW {_ROWS} AS SELECT *{replace} FROM {_SOURCE}").fetchall()
 
 
 def _results(

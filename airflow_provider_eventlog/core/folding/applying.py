@@ -16,7 +16,6 @@ from airflow_provider_eventlog.declare.windows import Windows
 
 # The output whose table has an output's late rows.
 _LATE = "{}.late"
-LATE_KEY = KEY
 # Of what a fold leaves, what goes into each table: rows to upsert, and keys to delete.
 KINDS, LATE_KINDS = (files.UPSERTS, files.DELETES), (files.LATE, files.LATE_GONE)
 
@@ -40,7 +39,7 @@ def apply_changes(engine: Engine, pipeline: Pipeline, output: Windows, plan: Win
     applied = _bring_up(engine, name, output.target, log, plan.result, plan.key, KINDS)
     if output.late is not None:
         late = OutputId(engine.ledger.ledger_id, pipeline.name, late_output(output.name))
-        _bring_up(engine, late, output.late, log, plan.late, LATE_KEY, LATE_KINDS)
+        _bring_up(engine, late, output.late, log, plan.late, KEY, LATE_KINDS)
     return applied
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -14,6 +15,7 @@ from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.protocols import FoldLog, FoldRecord, Outcome, StagedFile
 from airflow_provider_eventlog.core.rawfile import GROUP_ROWS, WRITING
 from airflow_provider_eventlog.core.staging import paths
+from airflow_provider_eventlog.core.windows import frames
 
 # What a fold leaves. `state` is whole and stands in for all deltas before it; what has no rows has no file.
 STATE, DELTA, UPSERTS, DELETES, CLOSED = "state", "delta", "upserts", "deletes", "closed"
@@ -63,3 +65,20 @@ def local(engine: Engine, record: FoldRecord, kind: str) -> list[Path]:
 def read(engine: Engine, record: FoldRecord, kind: str) -> list[pa.Table]:
     """The rows of a kind, as a list of one table or none; raises StagingMissingError, StagingCorruptError."""
     return [partfile.read_table(path) for path in local(engine, record, kind)]
+
+
+def numbered(
+    engine: Engine, folds: Sequence[FoldRecord], kind: str, names: Sequence[str] | None = None
+) -> pa.Table | None:
+    """The rows of a kind that folds leave together, of each the number of its fold as `_n`; None for none.
+
+    names  the columns to keep; all by default
+    Raises StagingMissingError, StagingCorruptError, ReadCancelledError.
+    """
+    tables = []
+    for fold in folds:
+        engine.check_cancelled()
+        for table in read(engine, fold, kind):
+            kept = table if names is None else table.select(list(names))
+            tables.append(frames.with_numbers(kept, _n=np.full(table.num_rows, fold.n, np.int64)))
+    return pa.concat_tables(tables) if tables else None

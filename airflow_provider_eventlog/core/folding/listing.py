@@ -9,17 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.folding import files, frontier, head, logs
 from airflow_provider_eventlog.core.naming import quote
 from airflow_provider_eventlog.core.planning.words import when
-from airflow_provider_eventlog.core.protocols import FoldRecord
 from airflow_provider_eventlog.core.session import session
 from airflow_provider_eventlog.core.windows import frames
-from airflow_provider_eventlog.core.windows.corrected import KEY as LATE_KEY
+from airflow_provider_eventlog.core.windows.corrected import KEY
 
 STATES = ("open", "final", "amended")
 _TOTALS = ("rows", "placed", "late", "outside", "late_pairs", "corrected_late", "late_gone", "amended", "kept")
@@ -71,61 +67,32 @@ def windows(
     if not folds:
         return []
     names = [*by, "window_start"]
-    published, gone = (
-        _numbered(engine, folds, files.UPSERTS, [*by, *_SHOWN]),
-        _numbered(engine, folds, files.DELETES, names),
-    )
-    late = _numbered(engine, folds, files.LATE, [*by, *LATE_KEY])
-    late_gone = _numbered(engine, folds, files.LATE_GONE, LATE_KEY)
+    published = files.numbered(engine, folds, files.UPSERTS, [*by, *_SHOWN])
+    gone = files.numbered(engine, folds, files.DELETES, names)
+    late = files.numbered(engine, folds, files.LATE, [*by, *KEY])
+    late_gone = files.numbered(engine, folds, files.LATE_GONE, KEY)
     if published is None:
         return []
     with session(threads=1) as connection:
-        connection.register("_published", published)
+        shown = {"_published": published, "_gone": gone, "_every_late": late, "_late_gone": late_gone}
+        for view, table in shown.items():
+            if table is not None:
+                connection.register(view, table)
         keys = ", ".join(quote(name) for name in names)
-        query = f"""
-            SELECT * FROM (SELECT *, count(*) FILTER (WHERE _final) OVER (PARTITION BY {keys}) > 1 AS _amended
-                           FROM _published)
-            QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _n DESC) = 1
-        """
-        if gone is not None:
-            connection.register("_gone", gone)
-            same = " AND ".join(f"g.{quote(name)} IS NOT DISTINCT FROM w.{quote(name)}" for name in names)
-            query = f"SELECT w.* FROM ({query}) w WHERE NOT EXISTS (SELECT 1 FROM _gone g WHERE {same} AND g._n > w._n)"
+        amended = f"count(*) FILTER (WHERE _final) OVER (PARTITION BY {keys}) > 1 AS _amended"
+        query = frames.newest(f"(SELECT *, {amended} FROM _published)", names, None if gone is None else "_gone")
         counted = "0"
         if late is not None:
-            connection.register("_every_late", late)
-            rows = _newest_late(connection, late_gone)
-            same = " AND ".join(f"l.{quote(name)} IS NOT DISTINCT FROM w.{quote(name)}" for name in by)
-            same = f"{same + ' AND ' if same else ''}l._window_start = w.window_start"
-            counted = f"(SELECT count(*) FROM ({rows}) l WHERE {same})"
+            left = frames.newest("_every_late", KEY, None if late_gone is None else "_late_gone")
+            own = f"{frames.same(by, 'l', 'w')} AND l._window_start = w.window_start"
+            counted = f"(SELECT count(*) FROM ({left}) l WHERE {own})"
         wanted = {"open": "NOT _final", "final": "_final", "amended": "_amended", None: "true"}[state]
-        shown = ", ".join(quote(name) for name in [*by, *_SHOWN])
+        columns = ", ".join(quote(name) for name in [*by, *_SHOWN])
         found = connection.sql(
-            f"SELECT {shown}, _amended, {counted} AS _late FROM ({query}) w WHERE {wanted} "
+            f"SELECT {columns}, _amended, {counted} AS _late FROM ({query}) w WHERE {wanted} "
             f"ORDER BY window_start DESC, {keys} LIMIT {int(limit)}"
         ).to_arrow_table()
     return [
         {name: value.isoformat() if name.startswith("window_") else value for name, value in row.items()}
         for row in found.to_pylist()
     ]
-
-
-def _newest_late(connection: Any, gone: pa.Table | None) -> str:
-    """SQL of the late rows as the newest corrections left them."""
-    key = ", ".join(LATE_KEY)
-    query = f"SELECT * FROM _every_late QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY _n DESC) = 1"
-    if gone is None:
-        return query
-    connection.register("_late_gone", gone)
-    same = " AND ".join(f"g.{name} IS NOT DISTINCT FROM e.{name}" for name in LATE_KEY)
-    return f"SELECT * FROM ({query}) e WHERE NOT EXISTS (SELECT 1 FROM _late_gone g WHERE {same} AND g._n > e._n)"
-
-
-def _numbered(engine: Engine, folds: Sequence[FoldRecord], kind: str, names: Sequence[str]) -> pa.Table | None:
-    tables = []
-    for fold in folds:
-        engine.check_cancelled()
-        for table in files.read(engine, fold, kind):
-            numbers = np.full(table.num_rows, fold.n, np.int64)
-            tables.append(frames.with_numbers(table.select(list(names)), _n=numbers))
-    return pa.concat_tables(tables) if tables else None

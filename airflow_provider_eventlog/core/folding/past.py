@@ -151,29 +151,15 @@ def newest_late(
     engine: Engine, connection: duckdb.DuckDBPyConnection, plan: WindowPlan, folds: Sequence[FoldRecord]
 ) -> pa.Table:
     """The late rows that folds leave together, by position and window: corrections take some of them back."""
-    numbered = {kind: _numbered(engine, folds, kind) for kind in (files.LATE, files.LATE_GONE)}
-    late, gone = numbered[files.LATE], numbered[files.LATE_GONE]
+    late, gone = (files.numbered(engine, folds, kind) for kind in (files.LATE, files.LATE_GONE))
     if late is None:
         return frames.concat([], plan.late)
     frames.show(connection, "_every_late", late, dict(plan.columns))
-    key = frames.listed(KEY).removesuffix(", ")
-    query = f"SELECT * FROM _every_late QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY _n DESC) = 1"  # noqa: S608
     if gone is not None:
         frames.show(connection, "_late_gone", gone)
-        same = frames.same(KEY, "g", "l")
-        query = (
-            f"SELECT l.* FROM ({query}) l WHERE NOT EXISTS (SELECT 1 FROM _late_gone g WHERE {same} AND g._n > l._n)"  # noqa: S608
-        )
+    query = frames.newest("_every_late", KEY, None if gone is None else "_late_gone")
+    key = frames.listed(KEY).removesuffix(", ")
     return frames.fetch(connection, f"SELECT * EXCLUDE (_n) FROM ({query}) ORDER BY {key}", plan.late)  # noqa: S608
-
-
-def _numbered(engine: Engine, folds: Sequence[FoldRecord], kind: str) -> pa.Table | None:
-    tables = [
-        frames.with_numbers(table, _n=np.full(table.num_rows, fold.n, np.int64))
-        for fold in folds
-        for table in files.read(engine, fold, kind)
-    ]
-    return pa.concat_tables(tables) if tables else None
 
 
 def before_ms(instant: int) -> pa.Table:

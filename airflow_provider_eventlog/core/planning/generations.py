@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from airflow_provider_eventlog.core.errors import RequestError
 from airflow_provider_eventlog.core.offsets import BatchPlan
@@ -57,7 +58,8 @@ class Generations:
             return known
         number = self.tx.allocate(self.pipeline, batch.batch_id, self.recipe, wanted)
         if wanted != inputs(self.recipe, batch):
-            self.tx.decide(self._decision(batch, number, wanted))
+            why = "the run asked for a new generation of what was computed before"
+            self._decide(RECOMPUTE, batch, number, wanted, (f"run {self.run_key}", why))
         return number
 
     def redrive(self, wanted: Redrive, request: RunRequest) -> int:
@@ -77,20 +79,7 @@ class Generations:
                 f"Batch {batch.batch_id} was derived again since generation {wanted.base}, from whose quarantine its "
                 f"records were chosen; nothing was planned. Ask for the redrive again."
             )
-        payload = {"generation": number, "recipe": self.recipe, "inputs": made, "run": self.run_key}
-        self.tx.decide(
-            Decision(
-                kind=REDRIVE,
-                stream=batch.stream,
-                epoch=batch.epoch,
-                pipeline=self.pipeline,
-                batch_id=batch.batch_id,
-                who=request.who,
-                why=request.why,
-                at=self.now,
-                payload=payload | wanted.payload(),
-            )
-        )
+        self._decide(REDRIVE, batch, number, made, (request.who, request.why), wanted.payload())
         return number
 
     def _inputs(self, batch: BatchPlan) -> str:
@@ -104,15 +93,28 @@ class Generations:
         # Without equal inputs nothing is computed anew, nor by a later attempt of the run that was the first.
         return plain if number is None or number == self.bound.get(batch.batch_id) else own
 
-    def _decision(self, batch: BatchPlan, number: int, wanted: str) -> Decision:
-        return Decision(
-            kind=RECOMPUTE,
-            stream=batch.stream,
-            epoch=batch.epoch,
-            pipeline=self.pipeline,
-            batch_id=batch.batch_id,
-            who=f"run {self.run_key}",
-            why="the run asked for a new generation of what was computed before",
-            at=self.now,
-            payload={"generation": number, "recipe": self.recipe, "inputs": wanted, "run": self.run_key},
+    def _decide(
+        self,
+        kind: str,
+        batch: BatchPlan,
+        number: int,
+        made: str,
+        said: tuple[str, str],
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write down why generation `number` has the inputs `made`; `said` is who decided, and why."""
+        who, why = said
+        own = {"generation": number, "recipe": self.recipe, "inputs": made, "run": self.run_key}
+        self.tx.decide(
+            Decision(
+                kind=kind,
+                stream=batch.stream,
+                epoch=batch.epoch,
+                pipeline=self.pipeline,
+                batch_id=batch.batch_id,
+                who=who,
+                why=why,
+                at=self.now,
+                payload={**own, **(more or {})},
+            )
         )

@@ -22,6 +22,7 @@ from airflow_provider_eventlog.core.protocols import FoldLog, FoldRecord, Output
 from airflow_provider_eventlog.core.rebuilding.table import NewTable, Standing
 from airflow_provider_eventlog.core.session import session
 from airflow_provider_eventlog.core.transforming import TYPE_KEY
+from airflow_provider_eventlog.core.windows.corrected import KEY
 from airflow_provider_eventlog.declare.outputs import DuckDB, Rows
 from airflow_provider_eventlog.declare.pipeline import Pipeline
 from airflow_provider_eventlog.declare.windows import Windows
@@ -220,7 +221,7 @@ class _Declared:
         """Of the table as it is declared now."""
         with session(threads=1) as connection:
             plan = window_plan(connection, self.pipeline, self.windows)
-        return (plan.late, applying.LATE_KEY) if work.late else (plan.result, plan.key)
+        return (plan.late, KEY) if work.late else (plan.result, plan.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +243,7 @@ class Recorded:
                 f"for it. The next load makes it."
             )
         if work.late:
-            return schema, applying.LATE_KEY
+            return schema, KEY
         # A declaration may spell a column in another case than the rows do.
         names = {field.name.casefold(): field.name for field in schema}
         return schema, tuple(names[name.casefold()] for name in (*self._by(work, log), "window_start"))

@@ -19,7 +19,7 @@ from airflow_provider_eventlog.core import arrow, partfile, quality, quarantine,
 from airflow_provider_eventlog.core.accounting import TRANSFORM
 from airflow_provider_eventlog.core.engine import Engine
 from airflow_provider_eventlog.core.errors import ContentMismatchError
-from airflow_provider_eventlog.core.offsets import OffsetRange, TopicIdentity
+from airflow_provider_eventlog.core.offsets import OffsetRange
 from airflow_provider_eventlog.core.protocols import PartRecord
 from airflow_provider_eventlog.core.rawfile import RAW_SCHEMA
 from airflow_provider_eventlog.core.redriving.decided import Redrive, parts_digest
@@ -42,9 +42,7 @@ class Remade:
     stamps: Mapping[str, int | None]
 
 
-def remake(
-    engine: Engine, pipeline: Pipeline, redrive: Redrive, generation: int, identity: TopicIdentity, wanted: OffsetRange
-) -> Remade:
+def remake(engine: Engine, pipeline: Pipeline, redrive: Redrive, generation: int, wanted: OffsetRange) -> Remade:
     """Make one slice of a redriven generation.
 
     Raises StagingMissingError where retention or somebody has removed what the base holds, StagingCorruptError,
@@ -63,8 +61,8 @@ def remake(
         counts = _counted(counts, rows, replaced, last, made)
         rows = _ordered(part_schema(pipeline), rows.filter(arrow.flags(~replaced)), made.table)
         if made.stopped is not None:
-            batch_id = redrive.batch.batch_id
-            fresh = quarantine.addressed(made.stopped.table(), identity, batch_id, generation, pipeline.recipe)
+            batch, last_made = redrive.batch, made.stopped.table()
+            fresh = quarantine.addressed(last_made, engine.topic(batch), batch.batch_id, generation, pipeline.recipe)
             left = _ordered(quarantine.SCHEMA, left, _with_earlier(fresh, last))
     failures = {**count_checks(pipeline, rows), **_stops(pipeline, left)}
     codes = dict(sorted(Counter(left.column("code").to_pylist()).items()))

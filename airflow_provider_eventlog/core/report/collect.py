@@ -98,7 +98,7 @@ def _declaration(engine: Engine, batch: BatchPlan, record: GenerationRecord) -> 
 
 
 def _topic(engine: Engine, batch: BatchPlan) -> dict[str, Any]:
-    identity = next(e.identity for e in engine.ledger.epochs(batch.stream) if e.epoch == batch.epoch)
+    identity = engine.topic(batch)
     return {
         "name": visible(identity.topic, 300),
         "id": identity.topic_id,

@@ -19,7 +19,9 @@ from airflow_provider_eventlog.core.sqltree import (
     EngineError,
     Fail,
     Node,
+    aggregate_names,
     explain,
+    inside_aggregate,
     parse,
     reference,
     refuse_expressions,
@@ -42,8 +44,6 @@ _NAMES = {
     "arbitrary": "any_value",
 }
 _SPREADS = ("var_samp", "var_pop", "stddev_samp", "stddev_pop")
-# Their result is drawn by lot, or is no value.
-_RANDOM = frozenset(("reservoir_quantile", "combine_aggr"))
 # How many digits the mean of a decimal has more than the decimal, unless a cast or round() says how many.
 _MEAN_DIGITS = 6
 
@@ -105,12 +105,7 @@ def take_apart(
 
     Raises WindowDefinitionError naming the aggregate and what is wrong with it.
     """
-    rows = connection.execute(
-        "SELECT lower(function_name), bool_or(function_type = 'scalar' OR function_type = 'macro') "
-        "FROM duckdb_functions() GROUP BY 1 HAVING bool_or(function_type = 'aggregate')"
-    ).fetchall()
-    known = frozenset(name for name, scalar in rows if not scalar) | {"count_null"}
-    book = _Book(connection, relation, columns, known)
+    book = _Book(connection, relation, columns, aggregate_names(connection) | {"count_null"})
     outputs = tuple(book.output(where, name, text) for name, text in texts.items())
     return Aggregates(tuple(book.pieces.values()), tuple(book.units.values()), outputs)
 
@@ -188,10 +183,7 @@ class _Book:
                 yield from self._calls(value)
 
     def _check_call(self, call: Node, fail: Fail) -> None:
-        if call["function_name"].casefold() in _RANDOM:
-            raise fail(f"uses {call['function_name']}(), whose result is not the same at every run; take another")
-        inside = [call["arguments"], call["filter"], call["order_bys"]]
-        self.check_rowwise(inside, self._columns, fail)
+        self.check_rowwise(inside_aggregate(call, fail), self._columns, fail)
 
     def _check_outer(self, outer: Node, placeholders: set[str], fail: Fail) -> None:
         for inner in walk(outer):

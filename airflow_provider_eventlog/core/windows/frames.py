@@ -13,7 +13,7 @@ import pyarrow as pa
 from airflow_provider_eventlog.core import arrow
 from airflow_provider_eventlog.core.errors import EventTimeError
 from airflow_provider_eventlog.core.naming import printable, quote
-from airflow_provider_eventlog.core.session import CHUNK_ROWS
+from airflow_provider_eventlog.core.session import CHUNK_ROWS, typed_view
 
 if TYPE_CHECKING:
     import duckdb
@@ -23,7 +23,6 @@ INSTANT = pa.timestamp("us", "UTC")
 # What a column of times may hold: the years 1 to 9999, as everything that reads the results can.
 _FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_800_000_000
 _FACTORS = {"s": 1_000_000, "ms": 1000, "us": 1}
-_LOST = ("UUID", "JSON")
 
 
 def show(
@@ -41,13 +40,7 @@ def show(
         table = table.combine_chunks()
     pieces = pa.Table.from_batches(table.to_batches(max_chunksize=CHUNK_ROWS), table.schema)
     connection.register(f"_in{view}", pieces)
-    casts = ", ".join(
-        f"CAST({quote(n)} AS {kind}) AS {quote(n)}"
-        for n, kind in columns.items()
-        if any(name in kind for name in _LOST)
-    )
-    replace = f" REPLACE ({casts})" if casts else ""
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT *{replace} FROM _in{view}").fetchall()
+    typed_view(connection, view, f"_in{view}", columns)
 
 
 def keep(connection: duckdb.DuckDBPyConnection, table: str, query: str) -> None:
@@ -147,3 +140,13 @@ def same(names: Iterable[str], left: str, right: str) -> str:
     """SQL that is true where two relations have the same key; NULL is a key like any other."""
     tests = [f"{left}.{quote(n)} IS NOT DISTINCT FROM {right}.{quote(n)}" for n in names]
     return " AND ".join(tests) or "true"
+
+
+def newest(relation: str, key: Sequence[str], gone: str | None = None) -> str:
+    """SQL of the rows of a relation that are the last of their key by `_n`, without those that `gone` names later."""
+    keys = ", ".join(quote(name) for name in key)
+    query = f"SELECT * FROM {relation} QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _n DESC) = 1"
+    if gone is None:
+        return query
+    later = f"SELECT 1 FROM {gone} g WHERE {same(key, 'g', 'w')} AND g._n > w._n"
+    return f"SELECT w.* FROM ({query}) w WHERE NOT EXISTS ({later})"
